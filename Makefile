@@ -1,0 +1,78 @@
+# Every target does its own set-up: a machine with python3, git and make needs nothing else.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCRIPTS := $(wildcard benchmarks examples)
+# Two names, because older pips build with the first and newer ones with the second.
+PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help install demo test check bench soak lock clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(VENV)/.dev ## set up .venv with the package and the development tools
+
+demo: $(VENV)/.run ## publish, store and follow a run in this terminal
+	@$(BIN)/runstream demo
+
+test: $(VENV)/.dev ## run the tests (ARGS="-k name" narrows them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy src tests $(SCRIPTS)
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(VENV)/.dev ## measure, beside the peers where they are installed
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.dev ## run the long tests
+	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+lock: ## write constraints.txt again from the newest releases
+	@rm -rf $(VENV) && $(MAKE) --no-print-directory $(BIN)/pip
+	@$(BIN)/python -m pip install --quiet hatchling editables -e '.[dev]'
+	@head -2 constraints.txt > $(VENV)/lock
+	@$(BIN)/python -m pip freeze --exclude-editable >> $(VENV)/lock
+	@cp $(VENV)/lock constraints.txt
+
+clean: ## remove what the targets made
+	@rm -rf $(VENV) .bench-venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The demo needs only the package; the tools are the larger part and wait for who wants them.
+$(VENV)/.run: $(BIN)/pip pyproject.toml constraints.txt
+	@echo 'Installing runstream into $(VENV) ...'
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo 'Installing the development tools into $(VENV) ...'
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+# pip comes last when a venv is made, so an interrupted one is made again.
+# Debian splits `ensurepip`, without which a venv has no pip, into python3-venv.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Runstream needs Python 3.11 or newer, but "$(PYTHON)" is' \
+			"$$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		root=; [ "$$(id -u)" = 0 ] || root=$$(command -v sudo || true); \
+		if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || [ -n "$$root" ]; }; then \
+			echo 'Installing python3-venv (Python here cannot make a venv) ...'; \
+			$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends python3-venv || true; fi; \
+		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+			echo '"$(PYTHON)" cannot make a virtual environment: install its venv module' \
+				'(Debian, Ubuntu: sudo apt-get install python3-venv), then run make again.' >&2; \
+			exit 1; }; }
+	@$(PYTHON) -m venv $(VENV)
