@@ -1,0 +1,92 @@
+"""Fixtures for every test, and the guard that no test may block an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.
+LOOP_BLOCKED_S_MAX = 0.05
+
+
+class _CpuWait(threading.local):
+    """How long this thread has been ready to run and without a CPU (Linux counts it)."""
+
+    def __init__(self, files: ExitStack) -> None:
+        path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._file = files.enter_context(path.open("rb", buffering=0)) if path.exists() else None
+
+    def read(self) -> bytes:
+        """The raw line: it is read before every callback, and parsed only after a slow one."""
+        if self._file is None or self._file.closed:
+            return b"0 0 0"
+        return os.pread(self._file.fileno(), 64, 0)
+
+
+def _waited_s(before: bytes, after: bytes) -> float:
+    # The fields are: ns on a CPU, ns waiting for one, turns taken.
+    return max(0, int(after.split()[1]) - int(before.split()[1])) / 1e9
+
+
+@contextmanager
+def watch_event_loops() -> Generator[list[str]]:
+    """Collect one line for each callback that held any event loop of this process for too long.
+
+    Time spent waiting for a CPU, or stopped by the garbage collector, is not the callback's.
+    """
+    blocked: list[str] = []
+    paused_s = collection_started_s = 0.0
+
+    def on_collection(phase: str, _info: dict[str, int]) -> None:
+        nonlocal paused_s, collection_started_s
+        if phase == "start":
+            collection_started_s = time.perf_counter()
+        else:
+            paused_s += time.perf_counter() - collection_started_s
+
+    run_handle: Any = vars(asyncio.Handle)["_run"]
+
+    def run_watched(handle: asyncio.Handle) -> None:
+        # A task's own name and place say more than the handle's, which it no longer has afterwards.
+        owner = getattr(getattr(handle, "_callback", None), "__self__", None)
+        waited, paused_before_s, start = cpu_wait.read(), paused_s, time.perf_counter()
+        run_handle(handle)
+        held_s = time.perf_counter() - start
+        if held_s > LOOP_BLOCKED_S_MAX:
+            held_s -= _waited_s(waited, cpu_wait.read()) + paused_s - paused_before_s
+        if held_s > LOOP_BLOCKED_S_MAX:
+            blocked.append(f"{held_s * 1000:.0f} ms in {owner or handle!r}")
+
+    with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
+        cpu_wait = _CpuWait(files)
+        patch.setattr(asyncio.Handle, "_run", run_watched)
+        files.callback(gc.callbacks.remove, on_collection)
+        gc.callbacks.append(on_collection)
+        yield blocked
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that blocked a loop (a fixture could only report an error after it passed)."""
+    if item.get_closest_marker("allow_blocking"):
+        return (yield)
+    with watch_event_loops() as blocked:
+        result = yield
+    if blocked:
+        pytest.fail("the event loop was blocked for " + "; ".join(blocked[:5]), pytrace=False)
+    return result
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an embedded log that no other test sees."""
+    return f"sqlite:{tmp_path}/events.db"

@@ -1,0 +1,126 @@
+"""The guard against blocked event loops, tried on tests that should and shouldn't fail."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest(CONFTEST.read_text())
+    pytester.makeini("""
+        [pytest]
+        asyncio_mode = auto
+        asyncio_default_fixture_loop_scope = function
+        markers = allow_blocking
+    """)
+    return pytester
+
+
+def test_a_test_that_blocks_the_loop_fails_and_names_the_culprit(run: pytest.Pytester) -> None:
+    run.makepyfile("""
+        import asyncio, time
+
+        async def test_blocks():
+            time.sleep(0.08)
+
+        async def test_blocks_in_another_task():
+            async def sluggish():
+                time.sleep(0.08)
+            await asyncio.create_task(sluggish())
+
+        def test_blocks_its_own_loop():
+            async def main():
+                asyncio.get_running_loop().call_soon(time.sleep, 0.08)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            asyncio.run(main())
+    """)
+    result = run.runpytest_subprocess()
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*event loop was blocked for * ms in *sluggish*"])
+
+
+def test_honest_tests_pass(run: pytest.Pytester) -> None:
+    run.makepyfile("""
+        import asyncio, gc, time
+        import pytest
+
+        async def test_waits_without_blocking():
+            await asyncio.sleep(0.08)
+
+        async def test_blocks_a_thread():
+            await asyncio.to_thread(time.sleep, 0.08)
+
+        def test_blocks_without_a_loop():
+            time.sleep(0.08)
+
+        @pytest.mark.allow_blocking
+        async def test_blocks_on_purpose():
+            time.sleep(0.08)
+
+        async def test_is_stopped_by_the_garbage_collector():
+            def slow_collection(phase, info):
+                if phase == "start":
+                    time.sleep(0.08)
+            gc.callbacks.append(slow_collection)
+            gc.collect()
+            gc.callbacks.remove(slow_collection)
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=5)
+
+
+def test_the_loop_is_left_as_it_was(run: pytest.Pytester) -> None:
+    run.makepyfile("""
+        import asyncio, gc
+        import pytest
+
+        PLAIN = asyncio.Handle._run
+
+        @pytest.fixture(autouse=True)
+        def plain_before_and_after():
+            assert asyncio.Handle._run is PLAIN
+            callbacks = list(gc.callbacks)
+            yield
+            assert asyncio.Handle._run is PLAIN
+            assert gc.callbacks == callbacks
+
+        async def test_watched():
+            assert asyncio.Handle._run is not PLAIN
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds to one CPU")
+def test_time_without_a_cpu_does_not_count(run: pytest.Pytester) -> None:
+    # Six spinning processes on one CPU leave this one a small share of it.
+    run.makepyfile("""
+        import os, subprocess, sys, time
+        import pytest
+
+        @pytest.fixture
+        def starved():
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            spin = [sys.executable, "-c", "print(flush=True)\\nwhile True: pass"]
+            spinners = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(6)]
+            for spinner in spinners:
+                spinner.stdout.readline()
+            yield
+            for spinner in spinners:
+                spinner.kill()
+                spinner.communicate()
+
+        async def test_starved(starved):
+            start, cpu_start = time.perf_counter(), time.thread_time()
+            while time.thread_time() - cpu_start < 0.03:
+                pass
+            assert time.perf_counter() - start > 0.06, "the machine did not starve this test"
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=1)
