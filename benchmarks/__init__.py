@@ -1,0 +1,1 @@
+"""What Runstream costs and carries, measured beside its peers: ``python -m benchmarks``."""

@@ -1,0 +1,147 @@
+"""The rows of the benchmark: what is run, which figures are read from it, what they must reach."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Program:
+    """``python -m benchmarks.<module> <args>``, run in a peer's environment or in ours."""
+
+    module: str
+    args: tuple[str, ...] = ()
+    peer: str | None = None  # a name in `benchmarks.peers.venv.PEERS`
+
+    def exists(self) -> bool:
+        """Whether its script has been written."""
+        return (ROOT / "benchmarks" / f"{self.module.replace('.', '/')}.py").is_file()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a row: a field of the JSON that a program prints."""
+
+    field: str
+    unit: str
+    better: Literal["higher", "lower"]
+    target: float | None = None
+    times_peer: float | None = None  # at least this many times as good as the peer
+
+    def goal(self) -> str:
+        """The target in the table's words; empty when the figure is only stated."""
+        if self.times_peer is not None:
+            return f">= {self.times_peer:g}x"
+        if self.target is not None:
+            return f"{'>=' if self.better == 'higher' else '<='} {self.target:,g}"
+        return ""
+
+    def ratio(self, ours: float | None, peer: float | None) -> float | None:
+        """How many times as good as the peer; above 1 is better whatever the unit."""
+        best, other = (ours, peer) if self.better == "higher" else (peer, ours)
+        return best / other if best is not None and other else None
+
+    def met(self, ours: float | None, peer: float | None) -> bool | None:
+        """Whether the target is reached; None when there is none, or nothing to compare."""
+        if self.times_peer is not None:
+            ratio = self.ratio(ours, peer)
+            return None if ratio is None else ratio >= self.times_peer
+        if self.target is None or ours is None:
+            return None
+        return ours >= self.target if self.better == "higher" else ours <= self.target
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the benchmark: one program of ours and at most one of a peer, run in turn."""
+
+    name: str
+    title: str
+    figures: tuple[Figure, ...]
+    ours: Program
+    peer: Program | None = None
+    max_rounds: int | None = None  # for a row that repeats inside its own program
+    timeout: float = 300.0
+
+
+def _burst(yield_every: int, times_peer: float) -> Row:
+    args = ("--yield-every", str(yield_every))
+    how = {0: "in one burst", 1: "sleep(0) after each", 100: "sleep(0) after every 100"}
+    return Row(
+        f"burst_{yield_every}",
+        f"100 000 typed events {how[yield_every]}, all received in order",
+        (
+            Figure("events_per_s", "events/s", "higher", times_peer=times_peer),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.burst", args),
+        Program("peers.llamaindex_burst", args, "llamaindex"),
+    )
+
+
+ROWS = (
+    Row(
+        "publish_cost",
+        "publish() of a 100-byte dict, caller's side",
+        (
+            Figure("queued_us", "µs, room in the queue", "lower", target=1.5),
+            Figure("wake_us", "µs, wakes an idle writer", "lower", target=15),
+        ),
+        Program("ours.publish_cost"),
+        Program("peers.zenml_publish", peer="zenml"),
+    ),
+    _burst(0, times_peer=7),
+    _burst(1, times_peer=1.7),
+    _burst(100, times_peer=2.3),
+    Row(
+        "paced_latency",
+        "publish to seen by a subscriber, 1 000/s, FULL sync",
+        (
+            Figure("p50_ms", "ms, p50", "lower", target=1),
+            Figure("p99_ms", "ms, p99", "lower", target=3),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.paced_latency"),
+    ),
+    Row(
+        "read_million",
+        "reading 1 000 000 stored records",
+        (Figure("records_per_s", "records/s", "higher", target=800_000),),
+        Program("ours.read_million"),
+    ),
+    Row(
+        "ten_million",
+        "a file with 10 000 000 records, as a share of the speed of an empty one",
+        (
+            Figure("append_share", "of an empty file's appends/s", "higher", target=0.8),
+            Figure("resume_share", "of an empty file's resumes/s", "higher", target=0.8),
+        ),
+        Program("ours.ten_million"),
+        max_rounds=1,
+        timeout=3600,
+    ),
+    Row(
+        "task_growing",
+        "Task: a list that grows to 2 000, replaced by a longer copy each time",
+        (
+            Figure("updates_per_s", "updates/s", "higher", target=40_000),
+            # A larger version or index has more digits; a delta may not grow with the list.
+            Figure("delta_growth_bytes", "bytes, last delta - first", "lower", target=8),
+            Figure("stored_bytes_per_update", "bytes/update with snapshots", "lower"),
+        ),
+        Program("ours.task_growing"),
+        Program("peers.mistral_task", peer="mistral"),
+    ),
+    Row(
+        "slow_subscriber",
+        "a subscriber 100 000 records behind while the producer goes on",
+        (
+            Figure("lost", "records lost", "lower", target=0),
+            Figure("rss_growth_mib", "MiB more than before it fell behind", "lower"),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.slow_subscriber"),
+    ),
+)
