@@ -1,0 +1,1 @@
+"""Live, durable, ordered, resumable event streams out of running Python programs."""
