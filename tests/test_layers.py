@@ -21,8 +21,8 @@ FACE = "runstream"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("events", "patch", "payload", "record"),
-    ("bell", "context", "log", "settings", "sse", "task", "wire", "workflow"),
-    ("engine", "inference/*", "logs/*", "publisher", "subscription"),
+    ("bell", "context", "log", "portal", "settings", "sse", "task", "wire", "workflow"),
+    ("engine", "inference/*", "logs/*", "outbox", "publisher", "subscription"),
     (
         "conformance",
         "handler",
