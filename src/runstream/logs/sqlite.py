@@ -1,0 +1,253 @@
+"""The SQLite log: one file, any number of processes, nothing to run.
+
+Appends of all runs and callers share commits; a commit is on the disk before anyone sees its records
+(`synchronous=FULL`; `?durability=process` in the URL is the cheaper, explicit choice). Live readers in the
+writing process are served from memory, others wake within 50 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import unquote
+
+from ..bell import Bell
+from ..errors import InvalidInput, InvalidURL, LogClosed
+from ..log import (
+    LIST_LIMIT_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    PendingAppend,
+    Producer,
+    RunInfo,
+    Status,
+    check_open,
+)
+from ..record import Cursor, Draft
+from . import refuse_unknown, sqlite_file, sqlite_store
+from .sqlite_recent import Recent
+from .sqlite_store import Stored
+from .sqlite_watcher import Watcher
+from .sqlite_writer import Job, Writer
+
+# Readers that wait for the disk at the same time; the interpreter lets one at a time decode anyway.
+READER_THREADS: Final = 4
+
+# A removal is a commit like any other, so it must not take longer than one: at most 16 MiB.
+CHUNKS_PER_REMOVAL: Final = 64
+
+T = TypeVar("T")
+
+
+def open_url(rest: str, options: dict[str, str]) -> SqliteLog:
+    """`sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`, with `?durability=power` (default) or `process`."""
+    refuse_unknown(options, ("durability",))
+    durability = options.get("durability", "power")
+    if durability not in ("power", "process"):
+        raise InvalidURL(f"durability is power or process, not {durability!r}")
+    path = unquote(rest.removeprefix("//"))
+    if not path or path.endswith("/"):
+        raise InvalidURL("an sqlite URL names a file: sqlite:events.db or sqlite:///var/lib/events.db")
+    return SqliteLog(Path(path).expanduser().absolute(), durability)
+
+
+class SqliteLog:
+    """The log contract on one SQLite file. Opening blocks for the disk; everything else is async."""
+
+    def __init__(self, path: Path, durability: sqlite_file.Durability = "power") -> None:
+        self.path = path
+        self._durability: sqlite_file.Durability = durability
+        self._bell = Bell()
+        self._recent = Recent()
+        self._roots: dict[str, str] = {}
+        self._closed = False
+        self._closing = threading.Lock()
+        self._readers: list[sqlite3.Connection] = []
+        self._reader = threading.local()
+        self._writer = Writer(path, self._connect(), self._committed)
+        self._watcher = Watcher(self._connect(), self._bell, self._recent)
+        self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="runstream-reader")
+
+    def fetch_from(self, take: Callable[[], Sequence[PendingAppend]]) -> Callable[[], None]:
+        def jobs() -> list[Job]:
+            return [
+                Job(
+                    self._append_work(one.run_id, one.drafts, one.producer, one.final),
+                    one.done,
+                )
+                for one in take()
+            ]
+
+        self._writer.add_source(jobs)
+        return self._writer.kick
+
+    async def open(
+        self,
+        run_id: str,
+        *,
+        producer: str | None,
+        workflow: str | None = None,
+        parent_run_id: str | None = None,
+        claim: LeaseClaim | None = None,
+    ) -> Opened:
+        check_open(run_id, producer, claim)
+        opened: Opened = await self._write(
+            lambda db: sqlite_store.open_run(db, run_id, producer, workflow, parent_run_id, claim)
+        )
+        self._bell.ring([run_id])
+        return opened
+
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        producer: Producer | None = None,
+        final: bool = False,
+    ) -> Appended:
+        appended: Appended = await self._write(
+            self._append_work(run_id, tuple(drafts), producer, final)
+        )
+        return appended
+
+    def _append_work(
+        self, run_id: str, drafts: Sequence[Draft], producer: Producer | None, final: bool
+    ) -> Callable[[sqlite3.Connection], Appended]:
+        def work(db: sqlite3.Connection) -> Appended:
+            appended, stored = sqlite_store.append(db, run_id, drafts, producer, final)
+            if stored is not None:
+                self._writer.note(stored)
+            return appended
+
+        return work
+
+    async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
+        if limit < 1:
+            raise InvalidInput(f"a page holds at least one record, not {limit}")
+        limit = min(limit, READ_LIMIT_MAX)
+        self._check_open()
+        page = self._recent.read(self._roots.get(run_id, run_id), after, limit)
+        if page is not None:
+            return page
+        return await self._read(lambda db: sqlite_store.read_page(db, run_id, after, limit))
+
+    async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        self._check_open()
+        root = self._roots.get(run_id, run_id)
+        with self._bell.listen(root) as listener:
+            self._watcher.start_watching()
+            tail = self._recent.tail(root)
+            if tail is None:
+                run = await self._read(lambda db: sqlite_store.find_run(db, run_id))
+                if run is not None:
+                    self._recent.saw_tail(run.info.root_run_id, run.info.last_seq)
+                    if run.info.root_run_id != root:
+                        # A child: listen under its root from the next call on.
+                        self._roots[run_id] = run.info.root_run_id
+                        return
+                    tail = run.info.last_seq
+            if tail is None or tail <= after:
+                await listener.wait(timeout)
+        self._check_open()
+
+    async def info(self, run_id: str) -> RunInfo:
+        return (await self._read(lambda db: sqlite_store.get_run(db, run_id))).info
+
+    async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._write(lambda db: sqlite_store.renew(db, run_id, owner, epoch))
+
+    async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._write(lambda db: sqlite_store.release(db, run_id, owner, epoch))
+
+    async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
+        def work(db: sqlite3.Connection) -> RunInfo:
+            info, stored = sqlite_store.expire(db, run_id, lease)
+            if stored is not None:
+                self._writer.note(stored)
+            return info
+
+        return cast(RunInfo, await self._write(work))
+
+    async def trim(self, run_id: str, *, through: int) -> None:
+        await self._write(lambda db: sqlite_store.trim(db, run_id, through))
+        self._recent.forget(self._roots.get(run_id, run_id))
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: Status | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunInfo]:
+        most = min(limit, LIST_LIMIT_MAX)
+        return await self._read(
+            lambda db: sqlite_store.list_runs(db, workflow, status, before, most)
+        )
+
+    async def remove_ended(self, *, before: int) -> str | None:
+        """Remove a slice of the oldest run that ended before that time (µs); gives its id, if any."""
+        run_id: str | None = await self._write(
+            lambda db: sqlite_store.remove_ended(db, before, CHUNKS_PER_REMOVAL)
+        )
+        if run_id is not None:
+            self._recent.forget(run_id)
+        return run_id
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._bell.ring_all()
+        self._writer.close()
+        self._watcher.close()
+        self._pool.shutdown()
+        for connection in self._readers:
+            connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed(f"the log {self.path} has been closed")
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite_file.connect(self.path, self._durability)
+
+    def _committed(self, stored: list[Stored]) -> None:
+        for one in stored:
+            self._recent.add(one)
+        self._bell.ring({one.root_run_id for one in stored})
+
+    async def _write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        self._check_open()
+        return await asyncio.wrap_future(self._writer.submit(work))
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_open()
+        try:
+            future = self._pool.submit(self._look, work)
+        except RuntimeError:  # the pool was shut down meanwhile
+            raise LogClosed(f"the log {self.path} has been closed") from None
+        return await asyncio.wrap_future(future)
+
+    def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
+        if connection is None:
+            connection = self._reader.connection = self._connect()
+            self._readers.append(connection)
+        with sqlite_file.translated(self.path):
+            return work(connection)

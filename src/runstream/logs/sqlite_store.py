@@ -1,0 +1,386 @@
+"""The contract's operations as SQL, each on a connection that the caller owns.
+
+The writing ones run inside the caller's transaction and check everything before they write anything, so
+that one refused operation leaves the others of the same group commit untouched.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final, cast
+
+import msgspec
+
+from ..errors import LeaseHeld, RunEnded, RunNotFound
+from ..log import (
+    LEASE_LAPSED,
+    PARENT_ENDED,
+    STATUS_BY_KIND,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    Producer,
+    ProducerState,
+    RunInfo,
+    Status,
+    admit,
+    check_batch,
+    check_owner,
+    check_position,
+    lost_draft,
+    new_generation,
+    stalled_draft,
+)
+from ..record import Cursor, Draft, now_us
+
+# A row is read and decoded whole: few enough records to resume in microseconds, enough to make the cost
+# of a row vanish.
+CHUNK_RECORDS_MAX: Final = 256
+CHUNK_SIZE_BYTES_MAX: Final = 256 * 1024
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Draft]).decode
+
+_INFO: Final = """
+SELECT run.id, run.root, run.run_id, root.run_id, run.parent_run_id, run.workflow, run.status,
+       root.generation, root.first_seq, root.last_seq, run.created, run.ended,
+       run.owner, run.epoch, run.counter, run.lease_s, run.grace_s
+FROM run JOIN run AS root ON root.id = run.root
+"""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A run with its row's id and its root's."""
+
+    id: int
+    root: int
+    info: RunInfo
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive drafts as they were stored; `size_bytes` is that of their JSON."""
+
+    first_seq: int
+    drafts: Sequence[Draft]
+    size_bytes: int
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What a commit added to one stream."""
+
+    root_run_id: str
+    generation: str
+    last_seq: int
+    chunks: list[Chunk]
+
+
+def find_run(connection: sqlite3.Connection, run_id: str) -> Run | None:
+    row = connection.execute(_INFO + "WHERE run.run_id = ?", (run_id,)).fetchone()
+    return None if row is None else _run(row)
+
+
+def get_run(connection: sqlite3.Connection, run_id: str) -> Run:
+    run = find_run(connection, run_id)
+    if run is None:
+        raise RunNotFound(f"no run {run_id!r} in this log")
+    return run
+
+
+def _run(row: tuple[object, ...]) -> Run:
+    (row_id, root, run_id, root_run_id, parent, workflow, status, generation, first, last, created, ended,
+     owner, epoch, counter, lease_s, grace_s) = cast("tuple[int, int, str, str, str | None, str, Status, "
+     "str, int, int, int, int | None, str | None, int, int, float, float]", row)  # fmt: skip
+    lease = None if owner is None else Lease(owner, epoch, counter, lease_s, grace_s)
+    info = RunInfo(
+        run_id, root_run_id, parent, workflow, status, generation, first, last, created, ended, lease
+    )
+    return Run(row_id, root, info)
+
+
+# --- writing, inside a transaction ---------------------------------------------------------------
+
+
+def open_run(
+    connection: sqlite3.Connection,
+    run_id: str,
+    producer: str | None,
+    workflow: str | None,
+    parent_run_id: str | None,
+    claim: LeaseClaim | None,
+) -> Opened:
+    run = find_run(connection, run_id)
+    created = run is None
+    if run is None:
+        run = _create_run(connection, run_id, workflow, parent_run_id)
+    info = run.info
+    if info.has_ended:
+        raise RunEnded(f"run {run_id!r} has ended ({info.status})")
+    lease = info.lease
+    if claim and lease and info.status == "running" and lease.owner != producer:
+        raise LeaseHeld(f"run {run_id!r} is being run by {lease.owner!r}")
+    before = ProducerState()
+    epoch = 0
+    if producer is not None:
+        before = _producer_state(connection, run.root, producer) or before
+        epoch = before.epoch + 1
+        _set_epoch(connection, run.root, producer, epoch)
+    if claim:
+        counter = lease.counter + 1 if lease else 1
+        connection.execute(
+            "UPDATE run SET owner = ?, epoch = ?, counter = ?, lease_s = ?, grace_s = ? WHERE id = ?",
+            (producer, epoch, counter, claim.lease_s, claim.grace_s, run.id),
+        )
+    return Opened(get_run(connection, run_id).info, epoch, before.number, created)
+
+
+def _create_run(
+    connection: sqlite3.Connection, run_id: str, workflow: str | None, parent_run_id: str | None
+) -> Run:
+    if workflow is None:
+        raise RunNotFound(f"no run {run_id!r} in this log")
+    root: int | None = None
+    if parent_run_id is not None:
+        parent = get_run(connection, parent_run_id)
+        if parent.info.has_ended:
+            raise RunEnded(f"the parent run {parent_run_id!r} has ended ({parent.info.status})")
+        root = parent.root
+    cursor = connection.execute(
+        "INSERT INTO run (run_id, root, parent_run_id, workflow, status, generation, first_seq, last_seq,"
+        " created) VALUES (?, ?, ?, ?, 'running', ?, 1, 0, ?)",
+        (run_id, root or 0, parent_run_id, workflow, new_generation(), now_us()),
+    )
+    if root is None:
+        connection.execute("UPDATE run SET root = id WHERE id = ?", (cursor.lastrowid,))
+    return get_run(connection, run_id)
+
+
+def append(
+    connection: sqlite3.Connection,
+    run_id: str,
+    drafts: Sequence[Draft],
+    producer: Producer | None,
+    final: bool,
+) -> tuple[Appended, Stored | None]:
+    run = get_run(connection, run_id)
+    check_batch(drafts, root_run_id=run.info.root_run_id, final=final)
+    state = ProducerState()
+    if producer is not None:
+        state, answer = admit(
+            _producer_state(connection, run.root, producer.id), producer, len(drafts)
+        )
+        if answer is not None:
+            return answer, None
+    root = run if run.id == run.root else get_run(connection, run.info.root_run_id)
+    if root.info.has_ended:
+        raise RunEnded(f"run {root.info.run_id!r} has ended ({root.info.status})")
+    lost = _lost_children(connection, root) if final else []
+    stored = _store(connection, root, [*lost, *drafts] if lost else drafts)
+    first = root.info.last_seq + 1 + len(lost)
+    if producer is not None:
+        number = producer.number + len(drafts) - 1
+        connection.execute(
+            "INSERT INTO producer VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "number = excluded.number, batch_number = excluded.batch_number, "
+            "first_seq = excluded.first_seq, last_seq = excluded.last_seq",
+            (run.root, producer.id, state.epoch, number, producer.number, first, stored.last_seq),
+        )
+        if root.info.lease and root.info.lease.owner == producer.id:
+            # Writing is a sign of life, as good as a renewal.
+            connection.execute("UPDATE run SET counter = counter + 1 WHERE id = ?", (root.id,))
+    return Appended(first, stored.last_seq), stored
+
+
+def _store(connection: sqlite3.Connection, root: Run, drafts: Sequence[Draft]) -> Stored:
+    first = root.info.last_seq + 1
+    chunks: list[Chunk] = []
+    for start in range(0, len(drafts), CHUNK_RECORDS_MAX):
+        _insert(connection, root.id, first + start, drafts[start : start + CHUNK_RECORDS_MAX], chunks)
+    last = root.info.last_seq + len(drafts)
+    connection.execute("UPDATE run SET last_seq = ? WHERE id = ?", (last, root.id))
+    for draft in drafts:
+        if draft.kind in STATUS_BY_KIND:
+            connection.execute(
+                "UPDATE run SET status = ?, ended = ? WHERE run_id = ? AND root = ?",
+                (
+                    STATUS_BY_KIND[draft.kind],
+                    now_us() if draft.is_terminal else None,
+                    draft.run_id,
+                    root.id,
+                ),
+            )
+    return Stored(root.info.run_id, root.info.generation, last, chunks)
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    root: int,
+    first: int,
+    drafts: Sequence[Draft],
+    chunks: list[Chunk],
+) -> None:
+    encoded = _encode(drafts)
+    if len(encoded) > CHUNK_SIZE_BYTES_MAX and len(drafts) > 1:
+        half = len(drafts) // 2
+        _insert(connection, root, first, drafts[:half], chunks)
+        _insert(connection, root, first + half, drafts[half:], chunks)
+        return
+    connection.execute(
+        "INSERT INTO chunk (run, first_seq, last_seq, drafts) VALUES (?, ?, ?, ?)",
+        (root, first, first + len(drafts) - 1, encoded),
+    )
+    chunks.append(Chunk(first, drafts, len(encoded)))
+
+
+def _lost_children(connection: sqlite3.Connection, root: Run) -> list[Draft]:
+    rows = connection.execute(
+        "SELECT run_id FROM run WHERE root = ? AND root <> id AND ended IS NULL ORDER BY id DESC",
+        (root.id,),
+    )
+    return [lost_draft(run_id, PARENT_ENDED) for (run_id,) in rows]
+
+
+def renew(connection: sqlite3.Connection, run_id: str, owner: str, epoch: int) -> None:
+    run = get_run(connection, run_id)
+    check_owner(run.info.lease, run_id, owner, epoch)
+    connection.execute("UPDATE run SET counter = counter + 1 WHERE id = ?", (run.id,))
+
+
+def release(connection: sqlite3.Connection, run_id: str, owner: str, epoch: int) -> None:
+    run = get_run(connection, run_id)
+    check_owner(run.info.lease, run_id, owner, epoch)
+    connection.execute("UPDATE run SET owner = NULL WHERE id = ?", (run.id,))
+
+
+def expire(
+    connection: sqlite3.Connection, run_id: str, lease: Lease
+) -> tuple[RunInfo, Stored | None]:
+    run = get_run(connection, run_id)
+    info = run.info
+    if info.lease != lease or info.has_ended or info.status == "waiting":
+        return info, None
+    fenced = _producer_state(connection, run.root, lease.owner) or ProducerState()
+    _set_epoch(connection, run.root, lease.owner, fenced.epoch + 1)
+    root = run if run.id == run.root else get_run(connection, info.root_run_id)
+    if info.status == "running" and lease.grace_s > 0:
+        drafts = [stalled_draft(run_id, lease.grace_s)]
+    else:
+        children = _lost_children(connection, root) if run.id == run.root else []
+        drafts = [*children, lost_draft(run_id, LEASE_LAPSED)]
+    stored = _store(connection, root, drafts)
+    return get_run(connection, run_id).info, stored
+
+
+def trim(connection: sqlite3.Connection, run_id: str, through: int) -> None:
+    """Whole chunks go; `first_seq` hides the rest of the one that the limit falls into."""
+    run = get_run(connection, run_id)
+    through = min(through, run.info.last_seq)
+    if through < run.info.first_seq:
+        return
+    connection.execute("DELETE FROM chunk WHERE run = ? AND last_seq <= ?", (run.root, through))
+    connection.execute("UPDATE run SET first_seq = ? WHERE id = ?", (through + 1, run.root))
+
+
+def remove_ended(connection: sqlite3.Connection, before: int, chunks_max: int) -> str | None:
+    """Remove a slice of the oldest run that ended before that time; gives its id, if there was one.
+
+    A slice at a time, so that no transaction is long enough for a writer to notice.
+    """
+    row = connection.execute(
+        "SELECT id, run_id FROM run WHERE ended < ? AND root = id ORDER BY ended LIMIT 1", (before,)
+    ).fetchone()
+    if row is None:
+        return None
+    run, run_id = cast("tuple[int, str]", row)
+    last_seqs = connection.execute(
+        "SELECT last_seq FROM chunk WHERE run = ? ORDER BY last_seq LIMIT ?", (run, chunks_max)
+    ).fetchall()
+    if last_seqs:
+        trim(connection, run_id, last_seqs[-1][0])
+    else:
+        connection.execute("DELETE FROM producer WHERE run = ?", (run,))
+        connection.execute("DELETE FROM run WHERE root = ?", (run,))
+    return run_id
+
+
+def _producer_state(
+    connection: sqlite3.Connection, root: int, producer: str
+) -> ProducerState | None:
+    row = connection.execute(
+        "SELECT epoch, number, batch_number, first_seq, last_seq FROM producer "
+        "WHERE run = ? AND producer_id = ?",
+        (root, producer),
+    ).fetchone()
+    return None if row is None else ProducerState(*row)
+
+
+def _set_epoch(connection: sqlite3.Connection, root: int, producer: str, epoch: int) -> None:
+    connection.execute(
+        "INSERT INTO producer VALUES (?, ?, ?, 0, 0, 0, 0) "
+        "ON CONFLICT DO UPDATE SET epoch = excluded.epoch",
+        (root, producer, epoch),
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_page(connection: sqlite3.Connection, run_id: str, after: Cursor, limit: int) -> Page:
+    """One consistent look: the run's row and its records are of the same moment."""
+    connection.execute("BEGIN")
+    try:
+        run = get_run(connection, run_id)
+        root = run if run.id == run.root else get_run(connection, run.info.root_run_id)
+        check_position(root.info, after)
+        drafts: list[Draft] = []
+        rows = connection.execute(
+            "SELECT first_seq, drafts FROM chunk WHERE run = ? AND last_seq > ? ORDER BY last_seq",
+            (root.id, after.seq),
+        )
+        for first_seq, encoded in rows:
+            found = _decode(encoded)
+            drafts.extend(found[after.seq + 1 - first_seq :] if first_seq <= after.seq else found)
+            if len(drafts) >= limit:
+                del drafts[limit:]
+                break
+        rows.close()
+    finally:
+        connection.execute("COMMIT")
+    at_end = after.seq + len(drafts) == root.info.last_seq
+    return Page(root.info.generation, after.seq + 1, drafts, root.info.has_ended and at_end)
+
+
+def list_runs(
+    connection: sqlite3.Connection,
+    workflow: str | None,
+    status: Status | None,
+    before: str | None,
+    limit: int,
+) -> list[RunInfo]:
+    where = ["1"]
+    values: list[object] = []
+    if workflow is not None:
+        where.append("run.workflow = ?")
+        values.append(workflow)
+    if status is not None:
+        where.append("run.status = ?")
+        values.append(status)
+    if before is not None:
+        where.append("run.id < ?")
+        values.append(get_run(connection, before).id)
+    rows = connection.execute(
+        f"{_INFO} WHERE {' AND '.join(where)} ORDER BY run.id DESC LIMIT ?", (*values, limit)
+    )
+    return [_run(row).info for row in rows]
+
+
+def new_chunks(connection: sqlite3.Connection, after_id: int) -> tuple[int, list[tuple[str, int]]]:
+    """What any process appended behind chunk `after_id`: the newest id, and (run id, last seq) each."""
+    rows = connection.execute(
+        "SELECT max(chunk.id), run.run_id, max(chunk.last_seq) FROM chunk JOIN run ON run.id = chunk.run "
+        "WHERE chunk.id > ? GROUP BY chunk.run",
+        (after_id,),
+    ).fetchall()
+    return max((row[0] for row in rows), default=after_id), [(row[1], row[2]) for row in rows]

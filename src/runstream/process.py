@@ -1,0 +1,225 @@
+"""What this process holds: its open logs and its publishers, one of each per URL.
+
+The only module-level state of the package beside the context variable. A forked child starts with none
+of it: the parent's threads and connections do not exist there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from typing import Final
+
+import msgspec
+
+from .context import Scope
+from .errors import LogUnavailable, RunEnded
+from .log import ClosesNow, Log
+from .logs import canonical_url, is_embedded, open_log
+from .outbox import Counts, Outbox
+from .publisher import Publisher, new_producer_id
+from .settings import Settings, read_settings
+
+
+class PublisherStats(msgspec.Struct, frozen=True):
+    """What became of this process's records, over all runs.
+
+    `dropped` counts what found no room or came after the run's end, `dropped_outside` what was published
+    outside any run, `failed` what a log refused; `muted` says that a server does not want records.
+    """
+
+    queued: int
+    stored: int
+    dropped: int
+    dropped_outside: int
+    failed: int
+    last_error: str | None
+    muted: bool
+
+
+# At exit the queued records are given this long to be stored.
+EXIT_DRAIN_S: Final = 5.0
+
+
+class Process:
+    """Everything that is shared by URL. Safe for any thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.logs: dict[str, tuple[Log, int]] = {}
+        self.publishers: dict[str, Publisher] = {}
+        self.past = Counts()
+        self.dropped_outside = 0
+        self.inherited: Scope | None = None
+        self.looked_for_inherited = False
+        self.watches_exit = False
+
+
+_process = Process()
+# Logs of the parent, in a forked child: closing their connections there could disturb the parent's.
+_abandoned: list[Process] = []
+
+
+def this_process() -> Process:
+    """The state of the running process."""
+    return _process
+
+
+def acquire_log(url: str) -> Log:
+    """Open a log, or share the open one of this process if it is embedded. Blocks for the disk."""
+    url = canonical_url(url)
+    if not is_embedded(url):
+        return open_log(url)
+    with _process.lock:
+        log, users = _process.logs.get(url, (None, 0))
+        if log is None:
+            log = open_log(url)
+        _process.logs[url] = (log, users + 1)
+        return log
+
+
+async def release_log(url: str, log: Log) -> None:
+    """The counterpart of `acquire_log`; the last one closes the log."""
+    url = canonical_url(url)
+    with _process.lock:
+        shared, users = _process.logs.get(url, (None, 0))
+        if shared is log:
+            if users > 1:
+                _process.logs[url] = (log, users - 1)
+                return
+            del _process.logs[url]
+    await log.aclose()
+
+
+def publisher(url: str, settings: Settings | None = None) -> Publisher:
+    """The process's publisher for a URL. Blocks for the disk when it is new."""
+    url = canonical_url(url)
+    with _process.lock:
+        there = _process.publishers.get(url)
+        if there is None:
+            there = Publisher(url, acquire_log(url), settings or read_settings())
+            _process.publishers[url] = there
+            _watch_exit()
+        return there
+
+
+def tickets() -> list[Future[bool]]:
+    """One future per outbox: done when everything that is queued now is stored."""
+    return [outbox.ticket() for there in _publishers() for outbox in there.outboxes]
+
+
+def wait_stored(timeout: float) -> bool:
+    """Wait until everything queued before the call is stored; False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    for ticket in tickets():
+        try:
+            if not ticket.result(max(deadline - time.monotonic(), 0)):
+                return False
+        except TimeoutError:
+            return False
+    return True
+
+
+def stats() -> PublisherStats:
+    """The counts of all outboxes, those that are gone included."""
+    with _process.lock:
+        stored, dropped, failed = (
+            _process.past.stored,
+            _process.past.dropped,
+            _process.past.failed,
+        )
+    queued, last_error, muted = 0, None, False
+    for there in _publishers():
+        for outbox in there.outboxes:
+            queued += outbox.waiting
+            stored += outbox.counts.stored
+            dropped += outbox.counts.dropped
+            failed += outbox.counts.failed
+            muted = muted or outbox.muted
+            error = outbox.failing or outbox.closed_by
+            if error is not None and not isinstance(error, RunEnded):
+                last_error = str(error)
+    return PublisherStats(
+        queued, stored, dropped, _process.dropped_outside, failed, last_error, muted
+    )
+
+
+def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
+    """Drain and close every publisher of this process, and its log. True if all was stored."""
+    stored = wait_stored(timeout)
+    for there in _publishers():
+        with _process.lock:
+            _process.publishers.pop(there.url, None)
+        for outbox in there.outboxes:
+            count_past(outbox.counts)
+        _release_log_now(there)
+        there.close()
+    return stored
+
+
+def _release_log_now(there: Publisher) -> None:
+    """As `release_log`, where there may be no loop and no new thread any more."""
+    with _process.lock:
+        log, users = _process.logs.pop(there.url, (None, 0))
+        if log is there.log and users > 1:
+            _process.logs[there.url] = (log, users - 1)
+            return
+    if isinstance(there.log, ClosesNow):
+        there.log.close()
+    else:
+        there.portal.call(there.log.aclose())
+
+
+def count_past(counts: Counts) -> None:
+    """Keep the counts of an outbox that goes."""
+    with _process.lock:
+        _process.past.stored += counts.stored
+        _process.past.dropped += counts.dropped
+        _process.past.failed += counts.failed
+
+
+def _publishers() -> list[Publisher]:
+    with _process.lock:
+        return list(_process.publishers.values())
+
+
+def _watch_exit() -> None:
+    if not _process.watches_exit:
+        _process.watches_exit = True
+        atexit.register(_at_exit)
+        if "multiprocessing.util" in sys.modules:
+            # A child of multiprocessing leaves by os._exit, past atexit, but runs these.
+            sys.modules["multiprocessing.util"].Finalize(None, _at_exit, exitpriority=10)
+
+
+def _at_exit() -> None:
+    close_publishers()
+
+
+def _after_fork_in_child() -> None:
+    global _process  # noqa: PLW0603 - the one place where the state is replaced
+    parent, _process = _process, Process()
+    _abandoned.append(parent)
+    for there in parent.publishers.values():
+        for outbox in there.outboxes:
+            # A producer of its own; it gets a publisher (and connections) with its first record.
+            outbox.start_over(
+                new_producer_id(), kick=functools.partial(_adopt, there.url, outbox)
+            )
+            if there.url.startswith("memory:"):
+                outbox.closed_by = LogUnavailable(
+                    "a memory log cannot be reached from a forked process: use sqlite:"
+                )
+
+
+def _adopt(url: str, outbox: Outbox) -> None:
+    publisher(url).adopt(outbox)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,240 @@
+"""The publisher: sends what the outboxes of this process hold for one log.
+
+A log that writes on a thread of its own in this process (SQLite) takes the records itself, one hand-over
+and one commit for all runs. Any other log is sent to from the publisher's own loop, one batch in flight
+per producer; what is queued meanwhile goes in the next one. A batch that may not have arrived is sent
+again, unchanged, until the log answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from .errors import LeaseLost, LogUnavailable, RunstreamError
+from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
+from .logs import is_embedded
+from .outbox import Batch, Outbox
+from .portal import Portal
+from .settings import Overflow, Settings
+
+# The first pause after a log did not answer, and the longest: soon enough to be unnoticed when it was a
+# hiccup, rare enough to leave a log in trouble alone.
+RETRY_S: Final = 0.05
+RETRY_S_MAX: Final = 2.0
+# A lease is renewed this many times before it lapses, so that one or two slow commits do no harm.
+RENEWALS_PER_LEASE: Final = 3
+
+
+class Publisher:
+    """All outboxes of this process that lead to one log. Safe for any thread."""
+
+    def __init__(self, url: str, log: Log, settings: Settings) -> None:
+        self.url = url
+        self.log = log
+        self.portal = Portal(f"runstream-publisher-{url.partition(':')[0]}")
+        self._settings = settings
+        self._outboxes: list[Outbox] = []
+        self._ready: deque[Outbox] = deque()
+        self._resting: set[Outbox] = set()
+        self._sending: dict[Outbox, asyncio.Task[None]] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[Outbox, float] = {}
+        self._call_writer: Callable[[], None] | None = None
+        if isinstance(log, FetchesAppends):
+            self._call_writer = log.fetch_from(self._take)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the log is stored by this process itself."""
+        return is_embedded(self.url)
+
+    @property
+    def outboxes(self) -> list[Outbox]:
+        """Those that still have, or may still get, something to send."""
+        return list(self._outboxes)
+
+    def add_outbox(
+        self,
+        run_id: str,
+        root_run_id: str,
+        *,
+        producer_id: str | None = None,
+        opened: Opened | None = None,
+        overflow: Overflow | None = None,
+        linger_s: float = 0.0,
+    ) -> Outbox:
+        """A new producer's outbox; without an `opened` answer its id must be None (a random one)."""
+        default: Overflow = "block" if self.in_process else "drop_oldest"
+        outbox = Outbox(
+            url=self.url,
+            run_id=run_id,
+            root_run_id=root_run_id,
+            producer_id=producer_id or new_producer_id(),
+            epoch=opened.epoch if opened else 0,
+            number=opened.number if opened else 0,
+            records_max=self._settings.queue_records_max,
+            size_bytes_max=self._settings.record_size_bytes_max,
+            overflow=overflow or self._settings.overflow or default,
+            kick=lambda: self.kick(outbox),
+            linger_s=linger_s,
+        )
+        self._outboxes.append(outbox)
+        return outbox
+
+    def remove_outbox(self, outbox: Outbox) -> None:
+        """Nothing will be put there any more; its counts live on in the caller."""
+        with contextlib.suppress(ValueError):
+            self._outboxes.remove(outbox)
+
+    def adopt(self, outbox: Outbox) -> None:
+        """Take over an outbox that a forked process inherited, and send what is in it."""
+        self._outboxes.append(outbox)
+        outbox.connect(lambda: self.kick(outbox))
+        self.kick(outbox)
+
+    def kick(self, outbox: Outbox) -> None:
+        """The outbox has something to send. Any thread; cheap."""
+        if outbox.linger_s > 0 and not outbox.urgent:
+            self.portal.loop.call_soon_threadsafe(self._linger, outbox)
+        else:
+            self._send_soon(outbox)
+
+    def _linger(self, outbox: Outbox) -> None:
+        self.portal.loop.call_later(outbox.linger_s, self._send_soon, outbox)
+
+    def _send_soon(self, outbox: Outbox) -> None:
+        if self._call_writer is not None:
+            self._ready.append(outbox)
+            self._call_writer()
+        else:
+            self.portal.loop.call_soon_threadsafe(self._start_sending, outbox)
+
+    # --- a log that takes the records itself -----------------------------------------------------
+
+    def _take(self) -> list[PendingAppend]:
+        """Everything that waits; called by the log's writing thread."""
+        appends: list[PendingAppend] = []
+        taken: set[Outbox] = set()
+        while self._ready:
+            outbox = self._ready.popleft()
+            if outbox in taken or outbox in self._resting:
+                continue
+            taken.add(outbox)
+            batch = outbox.take()
+            if batch is not None:
+                done = functools.partial(self._settle_or_rest, outbox, batch)
+                appends.append(
+                    PendingAppend(
+                        outbox.root_run_id, batch.drafts, batch.producer, batch.final, done
+                    )
+                )
+        return appends
+
+    def _settle_or_rest(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> None:
+        if not self._settle(outbox, batch, outcome):
+            self._resting.add(outbox)
+            self.portal.loop.call_soon_threadsafe(
+                self.portal.loop.call_later, self._pause(outbox), self._wake, outbox
+            )
+
+    def _wake(self, outbox: Outbox) -> None:
+        self._resting.discard(outbox)
+        self._send_soon(outbox)
+
+    # --- a log that is sent to -------------------------------------------------------------------
+
+    def _start_sending(self, outbox: Outbox) -> None:
+        if outbox not in self._sending:
+            self._sending[outbox] = asyncio.ensure_future(self._send(outbox))
+
+    async def _send(self, outbox: Outbox) -> None:
+        """Send until the outbox is empty. Owned by the portal; failures end up in the outbox."""
+        try:
+            while (batch := outbox.take(self._batch_limit)) is not None:
+                try:
+                    outcome: Appended | Exception = await self.log.append(
+                        outbox.root_run_id,
+                        batch.drafts,
+                        producer=batch.producer,
+                        final=batch.final,
+                    )
+                except Exception as error:
+                    outcome = error
+                if not self._settle(outbox, batch, outcome):
+                    await asyncio.sleep(self._pause(outbox))
+        finally:
+            del self._sending[outbox]
+
+    @property
+    def _batch_limit(self) -> int | None:
+        return None if self.in_process else self._settings.publish_batch_size
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def _settle(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> bool:
+        """Tell the outbox; False if the batch must be sent again."""
+        if isinstance(outcome, Appended):
+            self._pauses.pop(outbox, None)
+            outbox.stored(batch)
+        elif isinstance(outcome, LogUnavailable):
+            outbox.failed(outcome)
+            return False
+        elif isinstance(outcome, RunstreamError):
+            outbox.refused(batch, outcome)
+        else:
+            outbox.refused(batch, RunstreamError(f"the log failed: {outcome!r}"))
+        return True
+
+    def _pause(self, outbox: Outbox) -> float:
+        pause = min(self._pauses.get(outbox, RETRY_S / 2) * 2, RETRY_S_MAX)
+        self._pauses[outbox] = pause
+        return pause
+
+    def keep_lease(self, run_id: str, opened: Opened, outbox: Outbox) -> None:
+        """Renew the lease until `drop_lease`; if it is lost, the outbox refuses from then on."""
+
+        def start() -> None:
+            self._keepers[run_id] = asyncio.ensure_future(self._keep(run_id, opened, outbox))
+
+        self.portal.loop.call_soon_threadsafe(start)
+
+    def drop_lease(self, run_id: str) -> None:
+        """Stop renewing (the run ends, or is parked)."""
+
+        def stop() -> None:
+            keeper = self._keepers.pop(run_id, None)
+            if keeper is not None:
+                keeper.cancel()
+
+        self.portal.loop.call_soon_threadsafe(stop)
+
+    async def _keep(self, run_id: str, opened: Opened, outbox: Outbox) -> None:
+        lease = opened.info.lease
+        if lease is None:
+            return
+        while True:
+            await asyncio.sleep(lease.lease_s / RENEWALS_PER_LEASE)
+            try:
+                await self.log.renew(run_id, owner=lease.owner, epoch=opened.epoch)
+            except LogUnavailable as error:
+                outbox.failed(error)
+            except LeaseLost as error:
+                outbox.close(error)
+                return
+            except RunstreamError:
+                return  # the run has ended or is gone; its outbox learns that from its next append
+
+    def close(self) -> None:
+        """Stop sending. What is still queued is lost: drain first."""
+        self.portal.close()
+
+
+def new_producer_id() -> str:
+    """Drawn at random: nobody else uses it, so it needs no opening."""
+    return secrets.token_hex(8)

@@ -1,0 +1,194 @@
+"""Publishing from anywhere inside a run, without a handle: the run and step come from the context."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from . import process
+from .context import Scope, current_scope
+from .errors import InvalidInput
+from .events import RESERVED_PREFIXES, Event, check_name
+from .payload import encode_payload
+from .record import INDEX_MAX, Draft, now_us
+from .settings import ChildRun, environment_with, read_settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=4096)
+def _user_kind(kind: object) -> str:
+    name = check_name(kind, "kind")
+    if name.startswith(RESERVED_PREFIXES):
+        raise InvalidInput(
+            f"the kind {name!r} is reserved: kinds that begin with {', '.join(RESERVED_PREFIXES)} are "
+            "written by Runstream alone"
+        )
+    return name
+
+
+@lru_cache(maxsize=4096)
+def _name(name: object, what: str) -> str:
+    return check_name(name, what)
+
+
+def publish(
+    payload: object,
+    *,
+    kind: str | None = None,
+    topic: str | None = None,
+    correlation_id: str | None = None,
+    index: int | None = None,
+    priority: bool = False,
+) -> None:
+    """Publish one record into the run that the calling code belongs to.
+
+    Returning means queued; it is durable when `flush`, `drain` or the end of the run says so. The payload
+    is encoded here, so that changing it later changes nothing.
+
+    Args:
+        payload: a dict, `Event`, pydantic model, dataclass or msgspec struct; or JSON as bytes.
+        kind: what sort of thing this is, for filters and the SSE `event:`; by default the event's own
+            kind, else "event".
+        topic: a named sub-stream of the run.
+        correlation_id: groups records of one sub-flow (one per LLM generation, say); carried unchanged.
+        index: the record's place in its group; carried unchanged.
+        priority: send at once instead of lingering for company; the order stays the same.
+
+    Outside any run the record is dropped and counted (`publisher_stats().dropped_outside`).
+
+    Raises:
+        InvalidInput: the payload is not JSON exactly as it is (NaN, too large, too deep, …), or a name
+            is not acceptable or reserved. A `ValueError`.
+        RunEnded: the run has ended, as far as this process knows.
+        QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
+    """
+    if kind is None:
+        kind = type(payload).__event_kind__ if isinstance(payload, Event) else "event"
+    kind = _user_kind(kind)
+    if topic is not None:
+        topic = _name(topic, "topic")
+    if correlation_id is not None:
+        correlation_id = _name(correlation_id, "correlation_id")
+    if index is not None and not -INDEX_MAX <= index <= INDEX_MAX:
+        raise InvalidInput(f"an index lies between -(2^53-1) and 2^53-1, not {index}")
+    scope = current_scope.get() or _inherited_scope()
+    if scope is None:
+        _drop_outside(kind)
+        return
+    outlet = scope.outlet
+    raw = encode_payload(payload, size_bytes_max=outlet.size_bytes_max)
+    outlet.put(
+        Draft(
+            now_us(),
+            scope.run_id,
+            kind,
+            msgspec.Raw(raw),
+            topic,
+            scope.step,
+            scope.step_run_id,
+            scope.attempt,
+            correlation_id,
+            index,
+        ),
+        priority=priority,
+    )
+
+
+def flush(timeout: float = 2.0) -> bool:
+    """Wait until everything queued before the call is stored: True, or False after `timeout` seconds.
+
+    Blocks the calling thread; in async code use `await drain()`.
+    """
+    return process.wait_stored(timeout)
+
+
+async def drain(timeout: float | None = None) -> bool:
+    """Wait until everything queued before the call is stored: True, or False after `timeout` seconds.
+
+    Without a timeout it waits as long as the log needs. Cancelling only stops the waiting.
+    """
+    waiting = [asyncio.wrap_future(ticket) for ticket in process.tickets()]
+    if not waiting:
+        return True
+    done, pending = await asyncio.wait(waiting, timeout=timeout)
+    return not pending and all(future.result() for future in done)
+
+
+def bind(function: Callable[P, T]) -> Callable[P, T]:
+    """Carry the present run and step into `function`, for threads and executors that aren't ours.
+
+    >>> executor.submit(bind(work), item)  # doctest: +SKIP
+    """
+    scope = current_scope.get()
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def bound_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            token = current_scope.set(scope)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                current_scope.reset(token)
+
+        return bound_async  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def bound(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = current_scope.set(scope)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            current_scope.reset(token)
+
+    return bound
+
+
+def run_environment() -> dict[str, str]:
+    """This process's environment plus `RUNSTREAM_RUN`: a subprocess started with it publishes into the
+    present run and step. Outside any run: just the environment.
+
+    >>> subprocess.run([...], env=run_environment())  # doctest: +SKIP
+    """
+    scope = current_scope.get() or _inherited_scope()
+    return environment_with(None if scope is None else scope.as_child_run())
+
+
+def publisher_stats() -> process.PublisherStats:
+    """How many records of this process are queued, stored, dropped and failed."""
+    return process.stats()
+
+
+def _inherited_scope() -> Scope | None:
+    """The run that the parent process named in `RUNSTREAM_RUN`, joined at the first use."""
+    state = process.this_process()
+    if state.looked_for_inherited:
+        return state.inherited
+    with state.lock:
+        if not state.looked_for_inherited:
+            state.inherited = _join(read_settings().run)
+            state.looked_for_inherited = True
+    return state.inherited
+
+
+def _join(run: ChildRun | None) -> Scope | None:
+    if run is None:
+        return None
+    outbox = process.publisher(run.url).add_outbox(run.run_id, run.root_run_id)
+    return Scope(outbox, run.run_id, run.step, run.step_run_id, run.attempt)
+
+
+def _drop_outside(kind: str) -> None:
+    state = process.this_process()
+    state.dropped_outside += 1
+    logger.debug("a record of kind %r was published outside any run, and dropped", kind)

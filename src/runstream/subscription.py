@@ -1,0 +1,264 @@
+"""Subscriptions: history, then live, as one loop over `read` and `wait`.
+
+Nothing is skipped or repeated at the hand-over, because there is none. What cannot be read any more is
+told as a gap. A subscription ends after the run's terminal record; while it waits it watches the run's
+lease, so that a run whose process vanished ends for it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from types import TracebackType
+from typing import Final, Literal
+
+import msgspec
+
+from .errors import (
+    GenerationChanged,
+    InvalidInput,
+    LogUnavailable,
+    PositionGone,
+    RunNotFound,
+)
+from .filter import Filter
+from .lease import LeaseObserver, time_limit
+from .log import LEASE_LAPSED, READ_LIMIT_DEFAULT, READ_LIMIT_MAX, Log, RunInfo, lost_draft
+from .record import GAP, Cursor, Draft, Origin, Record, make_draft
+
+# Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
+LOOK_S_MAX: Final = 5.0
+# A run that lives only milliseconds on its lease (a test) is still not polled faster than this.
+LOOK_S_MIN: Final = 0.02
+
+GapReason = Literal["trimmed", "generation_changed", "removed"]
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a subscription begins: at most one of these; by default at the first record."""
+
+    from_seq: int | None = None
+    after: Cursor | None = None
+    last: int | None = None
+
+
+def make_start(from_seq: int | None, after: str | None, last: int | None) -> Start:
+    """Raises InvalidInput for a position that cannot be, or more than one."""
+    if sum(value is not None for value in (from_seq, after, last)) > 1:
+        raise InvalidInput("give one of from_seq, after and last")
+    if from_seq is not None and from_seq < 0:
+        raise InvalidInput(f"from_seq counts from 1 (0 means 1), not {from_seq}")
+    if last is not None and last < 0:
+        raise InvalidInput(f"last is a number of records, not {last}")
+    return Start(from_seq, None if after is None else Cursor.parse(after), last)
+
+
+class Subscription:
+    """Records of one run for one subscriber. An async iterator; `async with` closes it promptly.
+
+    Each one has its own position, reads at its own pace, and holds one page at a time.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        run_id: str,
+        *,
+        filter: Filter,
+        start: Start,
+        follow: bool = True,
+        wait: bool = False,
+    ) -> None:
+        self.run_id = run_id
+        self._log = log
+        self._filter = filter
+        self._start = start
+        self._follow = follow
+        self._wait_for_run = wait
+        self._origins: dict[str, Origin] = {}
+        self._is_root = True
+        self._observers: defaultdict[str, LeaseObserver] = defaultdict(LeaseObserver)
+        self._look_at = 0.0
+        self._records: AsyncGenerator[Record, None] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        if self._records is None:
+            self._records = self._flatten()
+        return self._records
+
+    async def __anext__(self) -> Record:
+        return await anext(self.__aiter__())
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop; the iterator ends."""
+        if self._records is not None:
+            await self._records.aclose()
+
+    async def _flatten(self) -> AsyncGenerator[Record, None]:
+        async for page in self.pages():
+            for record in page:
+                yield record
+
+    async def pages(self) -> AsyncGenerator[list[Record], None]:
+        """The same records, in the lists that they were read in (never empty)."""
+        info = await self._find_run()
+        root = info.root_run_id
+        stop = None if self._follow else info.last_seq
+        position = await self._first_position(info)
+        while stop is None or position.seq < stop:
+            try:
+                page = await self._log.read(root, after=position, limit=READ_LIMIT_DEFAULT)
+            except (GenerationChanged, PositionGone, RunNotFound) as error:
+                gap, goes_on = self._gap(position, error)
+                yield [gap]
+                if goes_on is None:
+                    return
+                position = goes_on
+                continue
+            if page.drafts:
+                records, ended = await self._records_of(page.first_seq, page.drafts)
+                position = Cursor(page.generation, page.last_seq)
+                if records:
+                    yield records
+                if ended:
+                    return
+            if page.ended:
+                return
+            # Readers of a busy stream never have to wait; the rest of the program wants its turn.
+            await asyncio.sleep(0)
+            if len(page.drafts) < READ_LIMIT_DEFAULT and stop is None:
+                lost = await self._wait(root, position)
+                if lost is not None:
+                    yield [lost]
+                    return
+
+    async def _find_run(self) -> RunInfo:
+        while True:
+            try:
+                info = await self._log.info(self.run_id)
+            except RunNotFound:
+                if not self._wait_for_run:
+                    raise
+                await self._log.wait(self.run_id, after=0, timeout=LOOK_S_MAX)
+            else:
+                self._origins[info.run_id] = info.origin
+                self._is_root = info.run_id == info.root_run_id
+                return info
+
+    async def _first_position(self, info: RunInfo) -> Cursor:
+        start = self._start
+        if start.after is not None:
+            return start.after
+        if start.last is not None:
+            return await self._last_position(info, start.last)
+        return Cursor(info.generation, max(start.from_seq or 1, 1) - 1)
+
+    async def _last_position(self, info: RunInfo, count: int) -> Cursor:
+        """Just before the `count` newest records that the filter matches."""
+        end, window = info.last_seq, max(count, 1)
+        while count > 0 and end >= info.first_seq:
+            begin = max(end - window, info.first_seq - 1)
+            page = await self._log.read(
+                info.root_run_id, after=Cursor(info.generation, begin), limit=end - begin
+            )
+            for seq in range(page.last_seq, begin, -1):
+                draft = page.drafts[seq - page.first_seq]
+                ours = self._is_root or draft.run_id == self.run_id
+                if ours and self._filter.matches(draft):
+                    count -= 1
+                    if count == 0:
+                        return Cursor(info.generation, seq - 1)
+            end = begin
+            window = min(window * 4, READ_LIMIT_MAX)
+        if count > 0:
+            return Cursor(info.generation, info.first_seq - 1)
+        return Cursor(info.generation, info.last_seq)
+
+    async def _records_of(
+        self, first_seq: int, drafts: Sequence[Draft]
+    ) -> tuple[list[Record], bool]:
+        """What of a page this subscriber gets, and whether its run ends there."""
+        last = drafts[-1]
+        if self._is_root and self._filter.is_open and last.run_id == self.run_id:
+            origin = self._origins[self.run_id]
+            if all(draft.run_id == self.run_id for draft in drafts):
+                return [
+                    Record(seq, draft, origin) for seq, draft in enumerate(drafts, first_seq)
+                ], last.is_terminal
+        records: list[Record] = []
+        for seq, draft in enumerate(drafts, first_seq):
+            if not self._is_root and draft.run_id != self.run_id:
+                continue
+            if self._filter.passes(draft):
+                origin = self._origins.get(draft.run_id) or await self._learn(draft.run_id)
+                records.append(Record(seq, draft, origin))
+            if draft.is_terminal and draft.run_id == self.run_id:
+                return records, True
+        return records, False
+
+    async def _learn(self, run_id: str) -> Origin:
+        origin = (await self._log.info(run_id)).origin
+        self._origins[run_id] = origin
+        return origin
+
+    def _gap(
+        self, position: Cursor, error: GenerationChanged | PositionGone | RunNotFound
+    ) -> tuple[Record, Cursor | None]:
+        """The record that tells of the hole, and where to go on (None: nowhere)."""
+        reason: GapReason
+        if isinstance(error, GenerationChanged):
+            reason, goes_on = "generation_changed", Cursor(error.generation, error.first_seq - 1)
+            missing = {"from_seq": position.seq + 1, "to_seq": None, "next_seq": error.first_seq}
+        elif isinstance(error, PositionGone):
+            reason, goes_on = "trimmed", Cursor(position.generation, error.first_seq - 1)
+            missing = {
+                "from_seq": position.seq + 1,
+                "to_seq": error.first_seq - 1,
+                "next_seq": error.first_seq,
+            }
+        else:
+            reason, goes_on = "removed", None
+            missing = {"from_seq": position.seq + 1, "to_seq": None, "next_seq": None}
+        draft = make_draft(self.run_id, GAP, {"reason": reason, **missing})
+        resume = goes_on or position
+        origin = self._origins[self.run_id]
+        if goes_on is not None and goes_on.generation is not None:
+            origin = msgspec.structs.replace(origin, generation=goes_on.generation)
+            self._origins = {self.run_id: origin}
+        return Record(0, draft, origin, resume_seq=resume.seq), goes_on
+
+    async def _wait(self, root: str, position: Cursor) -> Record | None:
+        """Wait for news; a record if the run was lost and only this subscriber can say so."""
+        left = self._look_at - time.monotonic()
+        if left > 0:
+            await self._log.wait(root, after=position.seq, timeout=left)
+            if time.monotonic() < self._look_at:
+                return None
+        look_s = LOOK_S_MAX
+        for run_id in dict.fromkeys((root, self.run_id)):
+            info = await self._log.info(run_id)
+            limit = time_limit(info)
+            if limit is not None:
+                look_s = min(look_s, max(limit / 4, LOOK_S_MIN))
+            if self._observers[run_id].lapsed(info, time.monotonic()) and info.lease is not None:
+                try:
+                    await self._log.expire(run_id, lease=info.lease)
+                except LogUnavailable:
+                    # This follower may only read: the run still ends for it.
+                    lost = lost_draft(self.run_id, LEASE_LAPSED)
+                    return Record(0, lost, self._origins[self.run_id], resume_seq=position.seq)
+        self._look_at = time.monotonic() + look_s
+        return None
