@@ -61,9 +61,7 @@ class Bell:
     def ring(self, run_ids: Iterable[str]) -> None:
         """Wake everyone who listens for one of these runs. Any thread."""
         with self._lock:
-            woken = [
-                listener for run_id in run_ids for listener in self._listeners.get(run_id, ())
-            ]
+            woken = [listener for run_id in run_ids for listener in self._listeners.get(run_id, ())]
         self._wake(woken)
 
     def ring_all(self) -> None:

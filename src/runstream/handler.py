@@ -185,7 +185,8 @@ def outcome(record: Record) -> Any:
         case "run.failed":
             error = data.get("exception") or {}
             raise RunFailed(
-                f"run {record.run_id!r} failed: {error.get('type')}: {error.get('message')}", error=error
+                f"run {record.run_id!r} failed: {error.get('type')}: {error.get('message')}",
+                error=error,
             )
         case "run.cancelled":
             raise RunCancelled(f"run {record.run_id!r} was cancelled")

@@ -18,7 +18,8 @@ class LeaseObserver:
 
     def lapsed(self, info: RunInfo, now: float) -> bool:
         """Whether the lease in `info` has stood still for its time: `lease_s` while the run is
-        running, `grace_s` while it is stalled. A run without a lease, or parked, never lapses."""
+        running, `grace_s` while it is stalled. A run without a lease, or parked, never lapses.
+        """
         seen = (info.lease, info.status)
         if seen != self._seen:
             self._seen = seen

@@ -91,7 +91,8 @@ class Appended(msgspec.Struct, frozen=True):
 
 class LeaseClaim(msgspec.Struct, frozen=True):
     """A wish to hold a run: renewed within `lease_s` seconds; once lapsed, the run is `stalled` for
-    `grace_s` seconds (0: the run cannot be resumed) and then `lost`."""
+    `grace_s` seconds (0: the run cannot be resumed) and then `lost`.
+    """
 
     lease_s: float
     grace_s: float = 0.0
@@ -288,7 +289,8 @@ class FetchesAppends(Protocol):
 
     def fetch_from(self, take: Callable[[], Sequence[PendingAppend]]) -> Callable[[], None]:
         """Call `take` (on the writing thread) before every commit; returns the call, for any thread
-        and cheap, that says there is something to take."""
+        and cheap, that says there is something to take.
+        """
         ...
 
 

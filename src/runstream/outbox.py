@@ -399,9 +399,7 @@ class Outbox:
             loop.call_soon_threadsafe(_resolve, future)
         if drafts:
             self.counts.dropped += len(drafts)
-            logger.warning(
-                "run %s: %d queued records dropped: %s", self.run_id, len(drafts), error
-            )
+            logger.warning("run %s: %d queued records dropped: %s", self.run_id, len(drafts), error)
         for ticket in tickets:
             _answer(ticket, stored=not drafts)
 

@@ -1,5 +1,6 @@
 """A thread with an event loop, for what must go on while the caller's own code blocks or has no loop:
-renewing leases, sending queued records, and the synchronous form of the API."""
+renewing leases, sending queued records, and the synchronous form of the API.
+"""
 
 from __future__ import annotations
 

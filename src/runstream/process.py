@@ -202,15 +202,13 @@ def _at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _process  # noqa: PLW0603 - the one place where the state is replaced
+    global _process
     parent, _process = _process, Process()
     _abandoned.append(parent)
     for there in parent.publishers.values():
         for outbox in there.outboxes:
             # A producer of its own; it gets a publisher (and connections) with its first record.
-            outbox.start_over(
-                new_producer_id(), kick=functools.partial(_adopt, there.url, outbox)
-            )
+            outbox.start_over(new_producer_id(), kick=functools.partial(_adopt, there.url, outbox))
             if there.url.startswith("memory:"):
                 outbox.closed_by = LogUnavailable(
                     "a memory log cannot be reached from a forked process: use sqlite:"

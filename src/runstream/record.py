@@ -218,7 +218,9 @@ def check_run_id(run_id: object) -> str:
             f"not a run id: {run_id!r}; use letters, digits and . _ : ~ - and begin with one of the first two"
         )
     if len(run_id) > RUN_ID_LENGTH_MAX:
-        raise InvalidInput(f"a run id has at most {RUN_ID_LENGTH_MAX} characters, not {len(run_id)}")
+        raise InvalidInput(
+            f"a run id has at most {RUN_ID_LENGTH_MAX} characters, not {len(run_id)}"
+        )
     return run_id
 
 

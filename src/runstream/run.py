@@ -1,5 +1,6 @@
 """Being inside a run without a workflow engine: `start_run` for the process that runs it, `attach` for
-any other that adds to it."""
+any other that adds to it.
+"""
 
 from __future__ import annotations
 
@@ -200,7 +201,8 @@ class Run(Membership):
 
     def park(self) -> None:
         """Leave the run `waiting` at the end of the block, instead of ending it: no process holds it
-        then, and `start_run` with its `run_id` takes it up again."""
+        then, and `start_run` with its `run_id` takes it up again.
+        """
         self._parked = True
 
     def _prepare(self) -> None:

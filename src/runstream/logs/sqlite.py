@@ -57,7 +57,9 @@ def open_url(rest: str, options: dict[str, str]) -> SqliteLog:
         raise InvalidURL(f"durability is power or process, not {durability!r}")
     path = unquote(rest.removeprefix("//"))
     if not path or path.endswith("/"):
-        raise InvalidURL("an sqlite URL names a file: sqlite:events.db or sqlite:///var/lib/events.db")
+        raise InvalidURL(
+            "an sqlite URL names a file: sqlite:events.db or sqlite:///var/lib/events.db"
+        )
     return SqliteLog(Path(path).expanduser().absolute(), durability)
 
 

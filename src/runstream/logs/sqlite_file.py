@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -145,7 +145,9 @@ def translate(path: Path, error: sqlite3.Error | OSError) -> RunstreamError:
     if code.startswith("SQLITE_FULL"):
         return LogUnavailable(f"no space left for {path}: free some, nothing stored was lost")
     if code.startswith("SQLITE_READONLY") or isinstance(error, PermissionError):
-        return LogUnavailable(f"{path} is read-only: make the file and its folder writable ({error})")
+        return LogUnavailable(
+            f"{path} is read-only: make the file and its folder writable ({error})"
+        )
     if code.startswith("SQLITE_CANTOPEN"):
         return LogUnavailable(f"{path} cannot be opened: does its folder exist, is it writable?")
     if code.startswith("SQLITE_BUSY"):

@@ -95,7 +95,17 @@ def _run(row: tuple[object, ...]) -> Run:
      "str, int, int, int, int | None, str | None, int, int, float, float]", row)  # fmt: skip
     lease = None if owner is None else Lease(owner, epoch, counter, lease_s, grace_s)
     info = RunInfo(
-        run_id, root_run_id, parent, workflow, status, generation, first, last, created, ended, lease
+        run_id,
+        root_run_id,
+        parent,
+        workflow,
+        status,
+        generation,
+        first,
+        last,
+        created,
+        ended,
+        lease,
     )
     return Run(row_id, root, info)
 
@@ -197,7 +207,9 @@ def _store(connection: sqlite3.Connection, root: Run, drafts: Sequence[Draft]) -
     first = root.info.last_seq + 1
     chunks: list[Chunk] = []
     for start in range(0, len(drafts), CHUNK_RECORDS_MAX):
-        _insert(connection, root.id, first + start, drafts[start : start + CHUNK_RECORDS_MAX], chunks)
+        _insert(
+            connection, root.id, first + start, drafts[start : start + CHUNK_RECORDS_MAX], chunks
+        )
     last = root.info.last_seq + len(drafts)
     connection.execute("UPDATE run SET last_seq = ? WHERE id = ?", (last, root.id))
     for draft in drafts:

@@ -143,7 +143,8 @@ class Writer:
 
     def _transact(self, jobs: list[Job]) -> Job | None:
         """Run all jobs in one transaction. A job that raises what it should not is handed back, with
-        nothing of the transaction done."""
+        nothing of the transaction done.
+        """
         job: Job | None = None
         try:
             with self._turn.taken():
