@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -169,15 +169,19 @@ class Outbox:
         """
         if self.closed_by is not None:
             raise self.closed_by
-        with self._lock:
-            if len(self._queue) >= self._records_max and not self._make_room():
-                return
-            self._queue.append(draft)
-            if priority:
-                self.urgent = True
-            elif self._asked:
-                return
-            self._asked = True
+        if len(self._queue) >= self._records_max:
+            with self._lock:
+                if len(self._queue) >= self._records_max and not self._make_room():
+                    return
+        # Without the lock: `append` is one step, and the sender clears `_asked` before it looks, so
+        # either it finds this draft or this finds `_asked` cleared. (N threads may so overshoot the
+        # bound by N.)
+        self._queue.append(draft)
+        if priority:
+            self.urgent = True
+        elif self._asked:
+            return
+        self._asked = True
         self._kick()
 
     def put_always(self, draft: Draft) -> None:
@@ -315,8 +319,6 @@ class Outbox:
             self.urgent = False
             drafts, tickets = self._pop(limit)
             self._drop_from = 0
-            if self._queue:
-                self._asked = True
             if self._blocked:
                 self._room.notify_all()
             waiters, self._room_waiters = self._room_waiters, []
@@ -337,9 +339,10 @@ class Outbox:
 
     def _pop(self, limit: int | None) -> tuple[list[Draft], list[Future[bool]]]:
         queue = self._queue
-        if not self._special and (limit is None or len(queue) <= limit):
-            self._queue = deque()
-            return list(queue), []  # type: ignore[arg-type] # no special entries: all are drafts
+        if not self._special:
+            count = len(queue) if limit is None else min(len(queue), limit)
+            popleft = cast("deque[Draft]", queue).popleft
+            return [popleft() for _ in range(count)], []
         drafts: list[Draft] = []
         tickets: list[Future[bool]] = []
         while queue and (limit is None or len(drafts) < limit):

@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from time import time_ns
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -15,9 +16,9 @@ import msgspec
 from . import process
 from .context import Scope, current_scope
 from .errors import InvalidInput
-from .events import RESERVED_PREFIXES, Event, check_name
+from .events import RESERVED_PREFIXES, check_name
 from .payload import encode_payload
-from .record import INDEX_MAX, Draft, now_us
+from .record import INDEX_MAX, Draft
 from .settings import ChildRun, environment_with, read_settings
 
 P = ParamSpec("P")
@@ -74,7 +75,8 @@ def publish(
         QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
     """
     if kind is None:
-        kind = type(payload).__event_kind__ if isinstance(payload, Event) else "event"
+        is_dict = isinstance(payload, dict)  # asking a dict for a kind that it cannot have is slow
+        kind = "event" if is_dict else getattr(type(payload), "__event_kind__", "event")
     kind = _user_kind(kind)
     if topic is not None:
         topic = _name(topic, "topic")
@@ -88,21 +90,19 @@ def publish(
         return
     outlet = scope.outlet
     raw = encode_payload(payload, size_bytes_max=outlet.size_bytes_max)
-    outlet.put(
-        Draft(
-            now_us(),
-            scope.run_id,
-            kind,
-            msgspec.Raw(raw),
-            topic,
-            scope.step,
-            scope.step_run_id,
-            scope.attempt,
-            correlation_id,
-            index,
-        ),
-        priority=priority,
+    draft = Draft(
+        time_ns() // 1000,
+        scope.run_id,
+        kind,
+        msgspec.Raw(raw),
+        topic,
+        scope.step,
+        scope.step_run_id,
+        scope.attempt,
+        correlation_id,
+        index,
     )
+    outlet.put(draft, priority=priority)
 
 
 def flush(timeout: float = 2.0) -> bool:
