@@ -76,7 +76,7 @@ def publish(
     """
     if kind is None:
         is_dict = isinstance(payload, dict)  # asking a dict for a kind that it cannot have is slow
-        kind = "event" if is_dict else getattr(type(payload), "__event_kind__", "event")
+        kind = "event" if is_dict else getattr(payload, "__event_kind__", "event")
     kind = _user_kind(kind)
     if topic is not None:
         topic = _name(topic, "topic")
@@ -84,7 +84,7 @@ def publish(
         correlation_id = _name(correlation_id, "correlation_id")
     if index is not None and not -INDEX_MAX <= index <= INDEX_MAX:
         raise InvalidInput(f"an index lies between -(2^53-1) and 2^53-1, not {index}")
-    scope = current_scope.get() or _inherited_scope()
+    scope = present_scope()
     if scope is None:
         _drop_outside(kind)
         return
@@ -160,13 +160,18 @@ def run_environment() -> dict[str, str]:
 
     >>> subprocess.run([...], env=run_environment())  # doctest: +SKIP
     """
-    scope = current_scope.get() or _inherited_scope()
+    scope = present_scope()
     return environment_with(None if scope is None else scope.as_child_run())
 
 
 def publisher_stats() -> process.PublisherStats:
     """How many records of this process are queued, stored, dropped and failed."""
     return process.stats()
+
+
+def present_scope() -> Scope | None:
+    """The run and step that the calling code belongs to, a subprocess's by `RUNSTREAM_RUN`."""
+    return current_scope.get() or _inherited_scope()
 
 
 def _inherited_scope() -> Scope | None:
