@@ -25,7 +25,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from runstream.errors import InvalidInput, InvalidPayload
+from .errors import InvalidInput, InvalidPayload
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Operation: TypeAlias = dict[str, Json]
@@ -39,12 +39,10 @@ DIFF_DEPTH_MAX = 64
 
 
 class InvalidPatch(InvalidInput):
-    """An operation cannot be applied. `position` (from 0), `op` and `path` say which one."""
+    """An operation cannot be applied; `position` (from 0), `op` and `path` say which one."""
 
-    def __init__(
-        self, reason: str, position: int | None = None, op: str = "", path: str = ""
-    ) -> None:
-        where = "" if position is None else f"operation {position} ({op:.20} {path!r:.200}): "
+    def __init__(self, reason: str, position: int = -1, op: str = "", path: str = "") -> None:
+        where = f"operation {position} ({op:.20} {path!r:.200}): " if position >= 0 else ""
         super().__init__(where + reason)
         self.reason, self.position, self.op, self.path = reason, position, op, path
 
@@ -72,13 +70,13 @@ def diff_encoded(old: bytes, new: bytes) -> list[Operation]:
     return changes.operations()
 
 
-def apply(document: Json, operations: Sequence[Operation] | Json) -> Json:
+def apply(document: Json, operations: Sequence[Json]) -> Json:
     """Return `document` as the operations, applied in order, make it.
 
     Raises `InvalidPatch` if any of them cannot be applied. `test` compares as RFC 6902 says, so
     there `1` equals `1.0` (and still not `true`).
     """
-    if not isinstance(operations, Sequence) or isinstance(operations, str):
+    if not isinstance(operations, (list, tuple)):
         raise InvalidPatch("a patch must be an array of operations")
     draft = _Draft(document)
     for position, operation in enumerate(operations):
@@ -88,7 +86,7 @@ def apply(document: Json, operations: Sequence[Operation] | Json) -> Json:
             members = operation if isinstance(operation, dict) else {}
             named = (members.get("op"), members.get("path"))
             op, path = (name if isinstance(name, str) else "" for name in named)
-            raise InvalidPatch(fault.reason, position=position, op=op, path=path) from None
+            raise InvalidPatch(fault.reason, position, op, path) from None
     return draft.find([""])
 
 
