@@ -75,8 +75,8 @@ def publish(
         QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
     """
     if kind is None:
-        is_dict = isinstance(payload, dict)  # asking a dict for a kind that it cannot have is slow
-        kind = "event" if is_dict else getattr(payload, "__event_kind__", "event")
+        # (Asking a dict for the kind that it cannot have would be slow.)
+        kind = "event" if type(payload) is dict else getattr(payload, "__event_kind__", "event")
     kind = _user_kind(kind)
     if topic is not None:
         topic = _name(topic, "topic")

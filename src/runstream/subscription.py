@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from operator import attrgetter
 from types import TracebackType
 from typing import Final, Literal
 
@@ -34,6 +35,9 @@ LOOK_S_MAX: Final = 5.0
 LOOK_S_MIN: Final = 0.02
 
 GapReason = Literal["trimmed", "generation_changed", "removed"]
+
+
+_run_id = attrgetter("run_id")
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -194,7 +198,7 @@ class Subscription:
         last = drafts[-1]
         if self._is_root and self._filter.is_open and last.run_id == self.run_id:
             origin = self._origins[self.run_id]
-            if all(draft.run_id == self.run_id for draft in drafts):
+            if set(map(_run_id, drafts)) == {self.run_id}:
                 return [
                     Record(seq, draft, origin) for seq, draft in enumerate(drafts, first_seq)
                 ], last.is_terminal
