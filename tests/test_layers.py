@@ -32,7 +32,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "portal",
         "settings",
         "sse",
-        "task",
         "wire",
         "workflow",
     ),
@@ -49,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "server/*",
         "streams",
         "sync_streams",
+        "task",
     ),
     (FACE, "__main__", "cli/*", "demo"),
 )

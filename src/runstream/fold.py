@@ -1,27 +1,41 @@
 """Folding: the state of tasks, from their records.
 
 A fold starts at the first full state that it sees, and starts again at a hole in the versions; so it may
-begin anywhere in a stream, behind a filter, or in a trimmed one.
+begin anywhere in a stream, behind a filter, or in a trimmed one. What it cannot read (a record or a patch
+of a newer version, say) is a hole, too: a state is right, or it is not shown.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import logging
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
-from .patch import apply
+from .patch import InvalidPatch, apply
 from .record import Record
 
 TaskStatus = Literal["running", "completed", "failed", "cancelled"]
 
 # A task that never ended (its process died) must not stay for ever in a fold that runs for ever.
-OPEN_TASKS_MAX = 10_000
+OPEN_TASKS_MAX: Final = 10_000
+
+# The kinds that carry a full state, and how the task stands then.
+_STATUS: Final[dict[str, TaskStatus]] = {
+    "task.started": "running",
+    "task.snapshot": "running",
+    "task.completed": "completed",
+    "task.failed": "failed",
+    "task.cancelled": "cancelled",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class TaskState(msgspec.Struct, frozen=True):
     """A task as it was after `record`. `state` is read-only by contract: later states share its parts.
 
+    `error` holds the `type` and `message` of the exception that ended a failed or cancelled task.
     `task_state["field"]` is short for `task_state.state["field"]`.
     """
 
@@ -43,59 +57,58 @@ class TaskState(msgspec.Struct, frozen=True):
 
 
 class TaskFold:
-    """The tasks of one run; feed it the run's records in order, all of them or those of some tasks."""
+    """The tasks of a run; feed it the run's records in order, all of them or those of some tasks."""
 
     def __init__(self) -> None:
-        self._open: dict[str, TaskState] = {}
+        # By run and id, those that changed last at the end.
+        self._open: dict[tuple[str, str], TaskState] = {}
 
     def feed(self, record: Record) -> TaskState | None:
-        """The task that the record changed; None if it is no task's, or its state is not known yet."""
+        """The task that the record changed; None if it is no task's, or its state is not known."""
         if not record.kind.startswith("task."):
             return None
-        data = record.data
-        task_id: str = data["task_id"]
-        match record.kind:
-            case "task.started":
-                task = self._known(record, "running", data.get("parent_task_id"))
-            case "task.snapshot":
-                before = self._open.get(task_id)
-                task = self._known(record, "running", before.parent_task_id if before else None)
-            case "task.progress":
-                before = self._open.get(task_id)
-                if before is None:
-                    return None
-                if data["version"] != before.version + 1:
-                    # A hole: wait for the next full state, which always comes.
-                    if data["version"] > before.version:
-                        del self._open[task_id]
-                    return None
-                task = msgspec.structs.replace(
-                    before,
-                    state=apply(before.state, data["patch"]),
-                    version=data["version"],
-                    record=record,
-                )
-            case "task.completed" | "task.failed" | "task.cancelled":
-                before = self._open.pop(task_id, None)
-                status: Any = record.kind.removeprefix("task.")
-                return self._known(record, status, before.parent_task_id if before else None)
-            case _:
-                return None  # of a newer version; what it says is no state
-        self._open[task_id] = task
-        if len(self._open) > OPEN_TASKS_MAX:
-            del self._open[next(iter(self._open))]
+        data: object = record.data
+        members = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+        task_id, version = members.get("task_id"), members.get("version")
+        if not isinstance(task_id, str) or not isinstance(version, int):
+            return None
+        key = record.run_id, task_id
+        before = self._open.pop(key, None)
+        if record.kind in _STATUS and "state" in members:
+            task = TaskState(
+                id=task_id,
+                type=record.topic or "",
+                status=_STATUS[record.kind],
+                state=members["state"],
+                version=version,
+                record=record,
+                parent_task_id=members.get("parent_task_id"),
+                error=members.get("error"),
+            )
+        elif before is None:
+            return None
+        elif version <= before.version:
+            self._open[key] = before  # a repeat
+            return None
+        else:
+            changed = _changed(before, record, version, members.get("patch"))
+            if changed is None:
+                return None
+            task = changed
+        if task.status == "running":
+            self._open[key] = task
+            if len(self._open) > OPEN_TASKS_MAX:
+                del self._open[next(iter(self._open))]
         return task
 
-    @staticmethod
-    def _known(record: Record, status: TaskStatus, parent_task_id: str | None) -> TaskState:
-        data = record.data
-        return TaskState(
-            id=data["task_id"],
-            type=record.topic or "",
-            status=status,
-            state=data["state"],
-            version=data.get("version", 0),
-            record=record,
-            parent_task_id=parent_task_id,
-            error=data.get("error"),
-        )
+
+def _changed(before: TaskState, record: Record, version: int, patch: Any) -> TaskState | None:
+    """The task after a delta; None if it is not the next one, or cannot be applied."""
+    if record.kind != "task.progress" or version != before.version + 1:
+        return None
+    try:
+        state = apply(before.state, patch)
+    except InvalidPatch as error:
+        logger.warning("task %s, record %d cannot be applied: %s", before.id, record.seq, error)
+        return None
+    return msgspec.structs.replace(before, state=state, version=version, record=record)
