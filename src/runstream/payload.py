@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from pydantic import BaseModel
@@ -19,96 +20,130 @@ from .errors import InvalidPayload, PayloadTooLarge
 
 # One record. Larger things belong in an object store, with a reference in the stream; the limit is that of
 # the services that we are compared with, so payloads can move between them.
-RECORD_SIZE_BYTES_MAX = 1024 * 1024
+RECORD_SIZE_BYTES_MAX: Final = 1024 * 1024
+# Readers differ in how deep they go (serde stops at 128, pydantic at 200, Python where its stack ends);
+# what is stored must be readable by all of them.
+NESTING_MAX: Final = 100
 # A message that holds a whole document must not make the record of the failure fail.
-EXCEPTION_LENGTH_MAX = 10_000
+EXCEPTION_LENGTH_MAX: Final = 10_000
 
-# Values of these types alone cannot be NaN, nor anything that the encoder copies unseen.
-_HARMLESS = frozenset({str, int, bool, type(None)})
+# Takes the payload and the limit on its size.
+PayloadEncoder = Callable[[Any, int], bytes]
+
+# Values of these types alone are nothing that the encoder copies unseen.
+_HARMLESS = frozenset({str, int, float, bool, type(None)})
 _NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def _plain(value: object) -> object:
-    """The encoder's hook: pydantic models inside other values."""
+    """The encoder's hook: pydantic models, and subclasses of text and numbers, inside other values."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):  # numpy's float64 is one
+        return float(value)
+    if isinstance(value, int):
+        return int(value)
     raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
-# Decoding to Raw checks the grammar and builds nothing.
-_check_grammar = msgspec.json.Decoder(msgspec.Raw).decode
+_decode = msgspec.json.Decoder().decode
 
 
-def encode_payload(payload: object, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
+def encode_payload(payload: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
     """Encode a dict, event, pydantic model, dataclass or msgspec struct; bytes are ready-made JSON.
 
     Raises:
         InvalidPayload: not one of these, not JSON, NaN or infinity, too deep, or not UTF-8.
         PayloadTooLarge: more than `size_bytes_max` bytes of JSON.
     """
-    if isinstance(payload, dict):
-        values = cast("dict[object, object]", payload)
-        if _HARMLESS.issuperset(map(type, values.values())):
-            # The common payload: of what the checks in `encode_json` look for it can hold nothing.
-            try:
-                return _limited(_encode(values), size_bytes_max)
-            except _NOT_JSON as error:
-                raise _not_json(error) from error
-        return encode_json(values, size_bytes_max=size_bytes_max)
-    if _is_model(type(payload)):
-        return _limited(_encode_model(cast(BaseModel, payload)), size_bytes_max)
-    if isinstance(payload, msgspec.Struct) or _is_dataclass(payload):
-        return encode_json(payload, size_bytes_max=size_bytes_max)
-    if isinstance(payload, (bytes, bytearray, memoryview)):
-        # Raw is copied as it is, after the checks.
-        raw = msgspec.Raw(bytes(cast("bytes", payload)))
-        return encode_json(raw, size_bytes_max=size_bytes_max)
+    return payload_encoder(type(payload))(payload, size_bytes_max)  # type: ignore[arg-type] # classes do hash
+
+
+# Looked up by class, because pydantic's own `isinstance` costs as much as encoding a small event.
+@lru_cache(maxsize=1024)
+def payload_encoder(cls: type) -> PayloadEncoder:
+    """What encodes payloads of this class, as `encode_payload` does.
+
+    Raises:
+        InvalidPayload: nothing of this class is a payload.
+    """
+    if issubclass(cls, dict):
+        return _encode_dict
+    if issubclass(cls, BaseModel):
+        return _encode_model
+    if issubclass(cls, (bytes, bytearray, memoryview)):
+        return _encode_ready
+    if issubclass(cls, msgspec.Struct) or dataclasses.is_dataclass(cls):
+        return _encode_value
     raise InvalidPayload(
         "a payload is a dict, an event, a pydantic model, a dataclass, a msgspec struct or "
-        f"ready-made JSON as bytes, not {type(payload).__name__}"
+        f"ready-made JSON as bytes, not {cls.__name__}"
     )
 
 
-def encode_json(value: object, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
+def encode_json(value: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
     """Any value as compact JSON in one line. Raises as `encode_payload` does."""
-    if _is_model(type(value)):
-        return _limited(_encode_model(cast(BaseModel, value)), size_bytes_max)
+    encoder = _encode_model if _is_model(type(value)) else _encode_value  # type: ignore[arg-type] # classes do hash
+    return encoder(value, size_bytes_max)
+
+
+def _encode_dict(payload: dict[object, object], size_bytes_max: int) -> bytes:
+    if not _HARMLESS.issuperset(map(type, payload.values())):
+        return _encode_value(payload, size_bytes_max)
+    # The common payload: of what the checks look for it can hold NaN alone.
     try:
-        raw = _encode(value)
-        # The encoder's own text is sound, but `msgspec.Raw` inside a value is copied unseen.
-        _check_grammar(raw)
-        if not raw.isascii():
-            raw.decode()
+        raw = _encode(payload)
     except _NOT_JSON as error:
         raise _not_json(error) from error
-    _limited(raw, size_bytes_max)
+    if len(raw) > size_bytes_max:
+        raise _too_large(raw, size_bytes_max)
     # (`find` is twice as fast as `in`.)
+    if raw.find(b"null") >= 0:
+        _refuse_non_finite(payload)
+    return raw
+
+
+def _encode_model(model: Any, size_bytes_max: int) -> bytes:
+    try:
+        raw = model.__pydantic_serializer__.to_json(model, by_alias=True)
+    except _NOT_JSON as error:
+        raise _not_json(error) from error
+    return _checked(model, raw, size_bytes_max)
+
+
+def _encode_ready(payload: Any, size_bytes_max: int) -> bytes:
+    # Copied as it is, after the checks.
+    return _encode_value(msgspec.Raw(bytes(payload)), size_bytes_max)
+
+
+def _encode_value(value: object, size_bytes_max: int) -> bytes:
+    try:
+        raw = _encode(value)
+    except _NOT_JSON as error:
+        raise _not_json(error) from error
+    return _checked(value, raw, size_bytes_max)
+
+
+def _checked(value: object, raw: bytes, size_bytes_max: int) -> bytes:
+    """`raw`, the encoding of `value`, if every reader will understand it, and rightly."""
+    if len(raw) > size_bytes_max:
+        raise _too_large(raw, size_bytes_max)
+    try:
+        # The encoder's own text is sound, but `msgspec.Raw` inside a value is copied unseen, and our events
+        # write NaN for this to find. What can be decoded here can be decoded anywhere.
+        decoded = _decode(raw)
+    except _NOT_JSON as error:
+        _refuse_non_finite(value)  # which is the clearer thing to say
+        raise _not_json(error) from error
+    if len(raw) > 2 * NESTING_MAX and raw.count(b"[") + raw.count(b"{") > NESTING_MAX:
+        _refuse_too_deep(decoded)
     if raw.find(b"null") >= 0:
         _refuse_non_finite(value)
     if raw.find(b"\n") >= 0 or raw.find(b"\r") >= 0:
         raw = msgspec.json.format(raw, indent=-1)
-    return raw
-
-
-def _encode_model(model: BaseModel) -> bytes:
-    try:
-        raw = model.__pydantic_serializer__.to_json(model, by_alias=True)
-        # Pydantic writes sound text, but for the NaN that our events keep for this check to find.
-        _check_grammar(raw)
-    except _NOT_JSON as error:
-        raise _not_json(error) from error
-    if raw.find(b"null") >= 0:
-        _refuse_non_finite(model)
-    return raw
-
-
-def _limited(raw: bytes, size_bytes_max: int) -> bytes:
-    if len(raw) > size_bytes_max:
-        raise PayloadTooLarge(
-            f"the payload is {len(raw)} bytes of JSON, the limit is {size_bytes_max}: store large data "
-            "elsewhere and publish a reference to it"
-        )
     return raw
 
 
@@ -119,23 +154,28 @@ def decode_payload(raw: bytes | msgspec.Raw) -> Any:
 
 def exception_payload(error: BaseException) -> dict[str, str]:
     """What a stream says of an exception: its type and message, whatever text that holds."""
-    message = str(error).encode("utf-8", "backslashreplace").decode()
+    try:
+        text = str(error)
+    except Exception as unprintable:  # noqa: BLE001 - whatever a user's class does
+        # The failure that is to be told must not be replaced by a failure to tell it.
+        text = f"(its message cannot be shown: {type(unprintable).__name__})"
+    message = text[:EXCEPTION_LENGTH_MAX].encode("utf-8", "backslashreplace").decode()
     return {"type": type(error).__name__, "message": message[:EXCEPTION_LENGTH_MAX]}
 
 
 @lru_cache(maxsize=1024)
 def _is_model(cls: type) -> bool:
-    # Pydantic's own `isinstance` costs as much as encoding a small event.
     return issubclass(cls, BaseModel)
 
 
-def _is_dataclass(value: object) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+def _too_large(raw: bytes, size_bytes_max: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the payload is {len(raw)} bytes of JSON, the limit is {size_bytes_max}: store large data "
+        "elsewhere and publish a reference to it"
+    )
 
 
 def _not_json(error: Exception) -> InvalidPayload:
-    if isinstance(error, InvalidPayload):
-        return error
     match error:
         case RecursionError():
             reason = "it is nested too deeply, or contains itself"
@@ -144,6 +184,23 @@ def _not_json(error: Exception) -> InvalidPayload:
         case _:
             reason = str(error)
     return InvalidPayload(f"the payload is not JSON: {reason}")
+
+
+def _refuse_too_deep(decoded: Any) -> None:
+    """Look at the value level by level; the leaves are left behind at once."""
+    level: list[Any] = [decoded]
+    for _ in range(NESTING_MAX):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return
+    raise InvalidPayload(
+        f"the payload is nested more than {NESTING_MAX} levels deep, which not every reader can follow"
+    )
 
 
 def _refuse_non_finite(payload: object) -> None:
@@ -159,14 +216,21 @@ def _refuse_non_finite(payload: object) -> None:
 
 
 def _parts(value: object) -> Iterable[object]:
-    if isinstance(value, BaseModel):
-        return (*value.__dict__.values(), *(value.__pydantic_extra__ or {}).values())
+    """What of a value is encoded inside of it."""
     if isinstance(value, Mapping):
         return cast("Mapping[object, object]", value).values()
     if isinstance(value, (list, tuple, set, frozenset)):
         return cast("Iterable[object]", value)
+    if isinstance(value, BaseModel):
+        # Its own view of itself: with computed fields, without excluded ones; NaN is still NaN here.
+        return (value.model_dump(mode="json", by_alias=True),)
+    if isinstance(value, Enum):
+        return (value.value,)
+    names: Iterable[str]
     if isinstance(value, msgspec.Struct):
-        return [getattr(value, name) for name in value.__struct_fields__]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
-    return ()
+        names = value.__struct_fields__
+    elif dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+    else:  # the encoder knows attrs classes too
+        names = [field.name for field in getattr(type(value), "__attrs_attrs__", ())]
+    return [getattr(value, name, None) for name in names]

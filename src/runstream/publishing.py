@@ -17,7 +17,7 @@ from . import process
 from .context import Scope, current_scope
 from .errors import InvalidInput
 from .events import RESERVED_PREFIXES, check_name
-from .payload import encode_payload
+from .payload import payload_encoder
 from .record import INDEX_MAX, Draft
 from .settings import ChildRun, environment_with, read_settings
 
@@ -44,7 +44,7 @@ def _name(name: object, what: str) -> str:
 
 
 def publish(
-    payload: object,
+    payload: Any,
     *,
     kind: str | None = None,
     topic: str | None = None,
@@ -89,7 +89,8 @@ def publish(
         _drop_outside(kind)
         return
     outlet = scope.outlet
-    raw = encode_payload(payload, size_bytes_max=outlet.size_bytes_max)
+    encode = payload_encoder(type(payload))  # type: ignore[arg-type] # classes do hash
+    raw = encode(payload, outlet.size_bytes_max)
     draft = Draft(
         time_ns() // 1000,
         scope.run_id,
