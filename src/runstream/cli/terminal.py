@@ -1,0 +1,64 @@
+"""The terminal: its colours and width, text that cannot harm it, and how people call us in it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from ..settings import default_url
+
+# Control characters (a payload may hold escape sequences), and those that turn the order of text.
+_HARMFUL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that prints what it is given: no markup, nothing wrapped where a program reads it."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def shows_colors(console: Console) -> bool:
+    """Whether colours are wanted: a terminal, and no `NO_COLOR`."""
+    return console.color_system is not None and not console.no_color
+
+
+def harmless(text: str) -> str:
+    """The text with control characters written out, so that it can neither move nor colour anything."""
+    return _HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def command_line(*words: str, url: str | None = None) -> str:
+    """A `runstream` command as it can be pasted into another terminal in this folder."""
+    where = [] if url is None or url == default_url() else ["--url", url]
+    return " ".join([_program(), *map(shlex.quote, [*words, *where])])
+
+
+def python_program() -> str:
+    """The interpreter that has this package, as short as it can be typed here."""
+    return _path_to_type(Path(sys.executable))
+
+
+def is_on_path() -> bool:
+    """Whether plain `runstream` runs this installation."""
+    return _program() == "runstream"
+
+
+def _program() -> str:
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return f"{python_program()} -m runstream"
+    found = shutil.which("runstream")
+    if started.name != "runstream" or (found and Path(found).samefile(started)):
+        return "runstream"
+    return _path_to_type(started)
+
+
+def _path_to_type(path: Path) -> str:
+    path = path.absolute()
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
