@@ -178,12 +178,12 @@ def outcome(record: Record) -> Any:
     Raises:
         RunFailed, RunCancelled, RunTimedOut, RunLost
     """
-    data = record.data
+    data: dict[str, Any] = record.data
     match record.kind:
         case "run.completed":
             return data.get("result")
         case "run.failed":
-            error = data.get("exception") or {}
+            error: dict[str, Any] = data.get("exception") or {}
             raise RunFailed(
                 f"run {record.run_id!r} failed: {error.get('type')}: {error.get('message')}",
                 error=error,

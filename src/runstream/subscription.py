@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from operator import attrgetter
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -95,7 +95,7 @@ class Subscription:
     async def __anext__(self) -> Record:
         return await anext(self.__aiter__())
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -119,18 +119,19 @@ class Subscription:
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """The same records, in the lists that they were read in (never empty)."""
         info = await self._find_run()
-        root = info.root_run_id
-        stop = None if self._follow else info.last_seq
         position = await self._first_position(info)
-        while stop is None or position.seq < stop:
+        # Of a run that has ended only what is stored can come (a child's root may go on).
+        stop = None if self._follow and not info.has_ended else info.last_seq
+        while True:
             try:
-                page = await self._log.read(root, after=position, limit=READ_LIMIT_DEFAULT)
+                page = await self._log.read(info.root_run_id, after=position)
             except (GenerationChanged, PositionGone, RunNotFound) as error:
                 gap, goes_on = self._gap(position, error)
                 yield [gap]
                 if goes_on is None:
                     return
                 position = goes_on
+                stop = stop and max(stop, position.seq)
                 continue
             if page.drafts:
                 records, ended = await self._records_of(page.first_seq, page.drafts)
@@ -139,12 +140,12 @@ class Subscription:
                     yield records
                 if ended:
                     return
-            if page.ended:
+            if page.ended or (stop is not None and position.seq >= stop):
                 return
             # Readers of a busy stream never have to wait; the rest of the program wants its turn.
             await asyncio.sleep(0)
             if len(page.drafts) < READ_LIMIT_DEFAULT and stop is None:
-                lost = await self._wait(root, position)
+                lost = await self._wait(info.root_run_id, position)
                 if lost is not None:
                     yield [lost]
                     return
@@ -172,14 +173,12 @@ class Subscription:
 
     async def _last_position(self, info: RunInfo, count: int) -> Cursor:
         """Just before the `count` newest records that the filter matches."""
-        end, window = info.last_seq, max(count, 1)
+        end, window = info.last_seq, min(max(count, 1), READ_LIMIT_MAX)
         while count > 0 and end >= info.first_seq:
             begin = max(end - window, info.first_seq - 1)
-            page = await self._log.read(
-                info.root_run_id, after=Cursor(info.generation, begin), limit=end - begin
-            )
-            for seq in range(page.last_seq, begin, -1):
-                draft = page.drafts[seq - page.first_seq]
+            drafts = await self._read_between(info, begin, end)
+            for seq in range(begin + len(drafts), begin, -1):
+                draft = drafts[seq - begin - 1]
                 ours = self._is_root or draft.run_id == self.run_id
                 if ours and self._filter.matches(draft):
                     count -= 1
@@ -190,6 +189,17 @@ class Subscription:
         if count > 0:
             return Cursor(info.generation, info.first_seq - 1)
         return Cursor(info.generation, info.last_seq)
+
+    async def _read_between(self, info: RunInfo, begin: int, end: int) -> list[Draft]:
+        """The records behind `begin` up to `end`, of as many pages as they come in."""
+        drafts: list[Draft] = []
+        while begin + len(drafts) < end:
+            position = Cursor(info.generation, begin + len(drafts))
+            page = await self._log.read(info.root_run_id, after=position, limit=end - position.seq)
+            if not page.drafts:
+                break
+            drafts += page.drafts
+        return drafts
 
     async def _records_of(
         self, first_seq: int, drafts: Sequence[Draft]

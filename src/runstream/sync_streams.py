@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .events import Event
 from .filter import Names
@@ -31,7 +31,7 @@ class SyncSubscription:
     def __next__(self) -> Record:
         return next(self._records)
 
-    def __enter__(self) -> SyncSubscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
