@@ -148,6 +148,8 @@ class Task(Generic[S]):
         if isinstance(field, str) and not isinstance(value, str):
             raise InvalidInput(f"the field {key!r} is text: append text to it, not {value!r:.100}")
         growth: Any = value if isinstance(field, str) else [value]
+        if not growth:
+            return self._room  # empty text
         operation = self._known.grow(key, growth) if isinstance(self._state, dict) else None
         if operation is None:
             # A model has to validate it; a field that was changed past the methods, to be compared.
