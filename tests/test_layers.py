@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("events", "patch", "payload", "record"),
     (
         "bell",
+        "child_outlet",
         "context",
         "filter",
         "fold",
@@ -35,12 +36,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "wire",
         "workflow",
     ),
-    ("engine", "inference/*", "logs/*", "outbox", "publisher", "subscription"),
+    ("engine", "inference/*", "logs/*", "outbox", "publisher", "record_queue", "subscription"),
     (
-        "conformance",
+        "conformance/*",
         "connection",
         "handler",
         "integrations/*",
+        "membership",
         "process",
         "publishing",
         "run",

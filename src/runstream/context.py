@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
+from .errors import RunstreamError
 from .record import Draft
 from .settings import ChildRun
 
@@ -23,6 +24,8 @@ class Outlet(Protocol):
     def root_run_id(self) -> str: ...
     @property
     def size_bytes_max(self) -> int: ...
+    @property
+    def closed_by(self) -> RunstreamError | None: ...
 
     def put(self, draft: Draft, *, priority: bool = False) -> None:
         """Queue a user's record, under the outbox's overflow policy."""

@@ -31,6 +31,7 @@ def check_name(name: object, what: str) -> str:
     """
     if not isinstance(name, str):
         raise InvalidInput(f"a {what} must be a string, not {type(name).__name__}")
+    name = str.__str__(name)  # of an enum's member, its value
     if not name:
         raise InvalidInput(f"a {what} must not be empty")
     if len(name) > NAME_LENGTH_MAX:
@@ -75,7 +76,7 @@ class Event(BaseModel):
 
     def __init_subclass__(cls, *, kind: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.__event_kind__ = check_name(kind or cls.__name__, "kind")
+        cls.__event_kind__ = check_name(cls.__name__ if kind is None else kind, "kind")
         if kind is not None and kind.startswith(RESERVED_PREFIXES) and cls.__module__ != __name__:
             raise InvalidInput(
                 f"the kind {kind!r} of {cls.__name__} is reserved: kinds that begin with "
@@ -84,15 +85,13 @@ class Event(BaseModel):
         Event.__event_classes__[cls.__event_kind__] = cls
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached when there is no such field: so a user's own field of the name wins.
-        for values in (self.__pydantic_extra__, self.__pydantic_private__):
-            if values is not None and name in values:
-                return values[name]
-        if name == "event_type":
-            return type(self).__event_kind__
-        if name == "record":
+        # Only reached when there is no such field, and an extra one goes first: the user's own wins.
+        if name in ("event_type", "record") and name not in (self.model_extra or ()):
+            if name == "event_type":
+                return type(self).__event_kind__
             return getattr(self, "__event_record__", None)
-        raise AttributeError(f"the event {type(self).__name__!r} has no field {name!r}")
+        # Extra fields and private attributes; pydantic hides this method from type checkers.
+        return super().__getattr__(name)  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
 
 
 class StartEvent(Event):

@@ -8,61 +8,26 @@ next number when it is taken, and a batch that may not have arrived is taken aga
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
 from .errors import LogUnavailable, QueueFull, RunEnded, RunstreamError
-from .events import RESERVED_PREFIXES
 from .log import Producer
-from .record import DROPPED, Draft, make_draft
+from .record import Draft
+from .record_queue import LatestSlot, RecordQueue
 from .settings import Overflow
 
 # How long `publish` may block: beyond it the log is not keeping up, and the caller should know.
 BLOCK_S: Final = 5.0
 
 logger = logging.getLogger(__name__)
-
-
-class Dropped:
-    """Stands in the queue where records were dropped."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 1
-
-
-class LatestSlot:
-    """A queued draft that may be replaced until it is taken."""
-
-    __slots__ = ("_draft", "_fixed", "_lock")
-
-    def __init__(self, draft: Draft, lock: threading.Lock) -> None:
-        self._draft = draft
-        self._fixed = False
-        self._lock = lock
-
-    def replace(self, draft: Draft) -> bool:
-        with self._lock:
-            if not self._fixed:
-                self._draft = draft
-                return True
-            return False
-
-    def settle(self) -> None:
-        self._fixed = True
-
-    def take(self) -> Draft:
-        """For the outbox, which holds the lock."""
-        self._fixed = True
-        return self._draft
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -80,9 +45,6 @@ class Counts(msgspec.Struct):
     stored: int = 0
     dropped: int = 0
     failed: int = 0
-
-
-_Entry = Draft | Dropped | LatestSlot | Future[bool]
 
 
 class Outbox:
@@ -105,6 +67,7 @@ class Outbox:
         overflow: Overflow,
         kick: Callable[[], None],
         linger_s: float = 0.0,
+        block_s: float = BLOCK_S,
     ) -> None:
         self.url = url
         self.run_id = run_id
@@ -113,49 +76,55 @@ class Outbox:
         self.epoch = epoch
         self.size_bytes_max = size_bytes_max
         self.overflow: Overflow = overflow
-        # How long a record may wait for others to share its batch; `priority` cuts it short.
+        # How long a record may wait for others to share its batch; `priority` and tickets cut it short.
         self.linger_s = linger_s
         self.counts = Counts()
         self.muted = False
         self.urgent = False
-        # Why the log refuses this producer for good, or does not answer now.
+        # Why nothing more is taken in, or why the log does not answer now.
         self.closed_by: RunstreamError | None = None
         self.failing: RunstreamError | None = None
         self._number = number
         self._records_max = records_max
+        self._block_s = block_s
+        # From here on `put` looks twice: at the bound or, so that lingering never fills it, half way.
+        self._watermark = records_max if linger_s <= 0 else (records_max + 1) // 2
+        self._start(kick)
+
+    def _start(self, kick: Callable[[], None]) -> None:
         self._kick = kick
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._blocked = 0
-        self._room_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._queue: deque[_Entry] = deque()
-        # Entries that are not drafts, so that the common batch is taken without a look at each.
-        self._special = 0
-        self._drop_from = 0
+        self._room_waiters: set[asyncio.Future[None]] = set()
+        self._queue = RecordQueue()
+        self._entries = self._queue.entries
         self._asked = False
+        self._ending = False
+        # Nobody looks into the queue any more.
+        self._sealed = self.closed_by is not None
+        self._lost = False
+        self._warned = False
         self._sending: Batch | None = None
 
     def start_over(self, producer_id: str, *, kick: Callable[[], None]) -> None:
         """In a forked child: the queue is the parent's to send, here everything begins anew."""
+        self._queue.settle_slots()
         self.producer_id = producer_id
         self.epoch = 0
         self.counts = Counts()
-        self._number = 0
-        self._kick = kick
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._blocked = 0
-        self._room_waiters = []
-        self._queue = deque()
-        self._special = 0
-        self._drop_from = 0
-        self._asked = False
-        self._sending = None
         self.failing = None
+        self.urgent = False
+        self._number = 0
+        self._start(kick)
 
     def connect(self, kick: Callable[[], None]) -> None:
         """Have another sender called from now on."""
         self._kick = kick
+
+    def forget_kick(self) -> None:
+        """The last kick came to nothing: let the next record kick again."""
+        self._asked = False
 
     # --- the producer's side ---------------------------------------------------------------------
 
@@ -163,20 +132,20 @@ class Outbox:
         """Queue a user's record.
 
         Raises:
-            RunEnded, ProducerFenced, …: the log has refused this producer for good.
-            QueueFull: no room (policy `raise`, or `block` for more than BLOCK_S).
+            RunEnded, ProducerFenced, …: nothing more is taken in, for good.
+            QueueFull: no room (policy `raise`, or `block` for longer than its limit).
             LogUnavailable: no room, and the log is failing (policy `block`).
         """
         if self.closed_by is not None:
-            raise self.closed_by
-        if len(self._queue) >= self._records_max:
-            with self._lock:
-                if len(self._queue) >= self._records_max and not self._make_room():
-                    return
+            raise self._refusal()
+        if len(self._entries) >= self._watermark and not self._make_room(draft):
+            return
         # Without the lock: `append` is one step, and the sender clears `_asked` before it looks, so
         # either it finds this draft or this finds `_asked` cleared. (N threads may so overshoot the
         # bound by N.)
-        self._queue.append(draft)
+        self._entries.append(draft)
+        if self._sealed:
+            self._sweep()
         if priority:
             self.urgent = True
         elif self._asked:
@@ -185,77 +154,111 @@ class Outbox:
         self._kick()
 
     def put_always(self, draft: Draft) -> None:
-        """Queue a record that is never dropped, room or not (there are few of them)."""
-        if self.closed_by is not None:
-            raise self.closed_by
-        self._enter(draft)
+        """Queue a record that is never dropped, room or not (there are few of them).
+
+        The root run's terminal record is the last that is taken in.
+        """
+        with self._lock:
+            if self.closed_by is not None:
+                raise self._refusal()
+            self._entries.append(draft)
+            if draft.is_terminal and draft.run_id == self.root_run_id:
+                self._ending = True
+                self.closed_by = _ended(self.root_run_id)
+        self._ask()
 
     def offer(self, draft: Draft) -> bool:
-        if self.closed_by is not None:
-            raise self.closed_by
+        """Queue a record if there is room. Raises as `put` does when nothing more is taken in."""
         with self._lock:
-            if len(self._queue) >= self._records_max:
+            if self.closed_by is not None:
+                raise self._refusal()
+            if len(self._entries) >= self._records_max:
                 return False
-            self._queue.append(draft)
-            if self._asked:
-                return True
-            self._asked = True
-        self._kick()
+            self._entries.append(draft)
+        self._ask()
         return True
 
     def put_latest(self, draft: Draft) -> LatestSlot:
-        if self.closed_by is not None:
-            raise self.closed_by
-        slot = LatestSlot(draft, self._lock)
-        self._enter(slot)
+        """Queue a record, room or not, that may be replaced until it is taken."""
+        with self._lock:
+            if self.closed_by is not None:
+                raise self._refusal()
+            slot = LatestSlot(draft, self._lock)
+            self._queue.enter(slot)
+        self._ask()
         return slot
 
     async def wait_room(self) -> None:
-        if len(self._queue) < self._records_max:
+        """Wait until there is room, or the log fails (then waiting is no use). Safe to cancel."""
+        if len(self._entries) < self._records_max:
             return
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        waiter = asyncio.get_running_loop().create_future()
         with self._lock:
-            if len(self._queue) < self._records_max:
+            full = len(self._entries) >= self._records_max
+            if not full or self._sealed or self.failing is not None:
                 return
-            self._room_waiters.append((loop, future))
-        await future
+            self._room_waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            with self._lock:
+                self._room_waiters.discard(waiter)
 
     def ticket(self) -> Future[bool]:
         """A future that is True once everything queued before is stored, False if it cannot be."""
         ticket: Future[bool] = Future()
-        if self.closed_by is not None and not self._queue and self._sending is None:
-            ticket.set_result(True)
-        else:
-            self._enter(ticket)
-        return ticket
-
-    def _enter(self, entry: _Entry) -> None:
         with self._lock:
-            self._queue.append(entry)
-            if not isinstance(entry, Draft):
-                self._special += 1
-            if self._asked:
-                return
+            if self._sealed and self._sending is None:
+                ticket.set_result(not self._lost)
+                return ticket
+            self._queue.enter(ticket)
+            self.urgent = True
             self._asked = True
         self._kick()
+        return ticket
 
-    def _make_room(self) -> bool:
-        """With the lock held: True if the new record may be queued, False if it has been dropped."""
-        if self.overflow == "raise":
-            raise QueueFull(f"{self._records_max} records of run {self.run_id!r} wait to be stored")
-        if self.overflow == "drop_oldest":
-            return self._drop_oldest()
-        self._wait_for_room()
-        return True
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self._kick()
+
+    def _refusal(self) -> RunstreamError:
+        """The error to raise; without the traceback of the last time, which would only grow."""
+        assert self.closed_by is not None  # noqa: S101 - every caller has looked
+        return self.closed_by.with_traceback(None)
+
+    def _make_room(self, draft: Draft) -> bool:
+        """True if the draft may be queued, False if it has been dropped."""
+        if self.linger_s > 0 and not self.urgent:
+            self.urgent = self._asked = True
+            self._kick()
+        with self._lock:
+            if len(self._entries) < self._records_max:
+                return True
+            if self.overflow == "raise":
+                raise QueueFull(
+                    f"{self._records_max} records of run {self.run_id!r} wait to be stored"
+                )
+            if self.overflow == "block":
+                self._wait_for_room()
+                return True
+            self.counts.dropped += 1
+            queued = self._queue.drop_oldest(draft)
+            warned, self._warned = self._warned, True
+        if not warned:
+            logger.warning(
+                "run %s: more than %d records wait to be stored; the oldest are dropped, and marked so",
+                self.run_id,
+                self._records_max,
+            )
+        return queued
 
     def _wait_for_room(self) -> None:
-        deadline = time.monotonic() + BLOCK_S
+        """With the lock held, which is given up meanwhile."""
+        deadline = time.monotonic() + self._block_s
         self._blocked += 1
         try:
-            while len(self._queue) >= self._records_max:
-                if self.closed_by is not None:
-                    raise self.closed_by
+            while self.closed_by is None and len(self._entries) >= self._records_max:
                 if self.failing is not None:
                     raise LogUnavailable(
                         f"the queue is full and the log is failing: {self.failing}"
@@ -263,44 +266,22 @@ class Outbox:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise QueueFull(
-                        f"the log has not taken a record of run {self.run_id!r} for {BLOCK_S:.0f} s"
+                        f"the log has not taken a record of run {self.run_id!r} for {self._block_s:g} s"
                     )
                 self._room.wait(left)
         finally:
             self._blocked -= 1
+        if self.closed_by is not None:
+            raise self._refusal()
 
-    def _drop_oldest(self) -> bool:
-        queue = self._queue
-        at = self._drop_from
-        while at < len(queue):
-            entry = queue[at]
-            if isinstance(entry, Draft) and not entry.kind.startswith(RESERVED_PREFIXES):
-                break
-            at += 1
-        self._drop_from = at
-        self.counts.dropped += 1
-        before = queue[at - 1] if at else None
-        if isinstance(before, Dropped):
-            before.count += 1
-            if at == len(queue):
-                return False  # nothing to drop but the new record, which this marks
-            del queue[at]
-        elif at == len(queue):
-            queue.append(Dropped())
-            self._special += 1
-            self._drop_from += 1
-            return False
-        else:
-            queue[at] = Dropped()
-            self._special += 1
-            self._drop_from += 1
-        if self.counts.dropped == 1:
-            logger.warning(
-                "run %s: more than %d records wait to be stored; the oldest are dropped, and marked so",
-                self.run_id,
-                self._records_max,
-            )
-        return len(queue) < self._records_max + 1
+    def _sweep(self) -> None:
+        """A draft was queued at the very moment of the closing: nobody else would find it."""
+        with self._lock:
+            drafts, tickets = self._queue.pop(None)
+            self.counts.dropped += len(drafts)
+            self._lost = self._lost or bool(drafts)
+        _answer(tickets, stored=not self._lost)
+        raise self._refusal()
 
     # --- the sender's side -----------------------------------------------------------------------
 
@@ -308,7 +289,7 @@ class Outbox:
     def waiting(self) -> int:
         """Records queued or on their way."""
         sending = self._sending
-        return len(self._queue) + (len(sending.drafts) if sending else 0)
+        return len(self._entries) + (len(sending.drafts) if sending else 0)
 
     def take(self, limit: int | None = None) -> Batch | None:
         """The next batch: the one that was not settled, unchanged, or what is queued."""
@@ -317,101 +298,122 @@ class Outbox:
         with self._lock:
             self._asked = False
             self.urgent = False
-            drafts, tickets = self._pop(limit)
-            self._drop_from = 0
-            if self._blocked:
-                self._room.notify_all()
-            waiters, self._room_waiters = self._room_waiters, []
-        for loop, future in waiters:
-            loop.call_soon_threadsafe(_resolve, future)
+            drafts, tickets = self._queue.pop(limit)
+            if self._ending:
+                self._cut_after_end(drafts)
+            if drafts:
+                last = drafts[-1]
+                self._sending = Batch(
+                    Producer(self.producer_id, self.epoch, self._number + 1),
+                    drafts,
+                    last.is_terminal and last.run_id == self.root_run_id,
+                    tickets,
+                )
+            waiters = self._notify()
+        _wake(waiters)
         if not drafts:
-            for ticket in tickets:
-                _answer(ticket, stored=True)
-            return None
-        last = drafts[-1]
-        self._sending = Batch(
-            Producer(self.producer_id, self.epoch, self._number + 1),
-            drafts,
-            last.is_terminal and last.run_id == self.root_run_id,
-            tickets,
-        )
+            _answer(tickets, stored=not self._lost)
         return self._sending
 
-    def _pop(self, limit: int | None) -> tuple[list[Draft], list[Future[bool]]]:
-        queue = self._queue
-        if not self._special:
-            count = len(queue) if limit is None else min(len(queue), limit)
-            popleft = cast("deque[Draft]", queue).popleft
-            return [popleft() for _ in range(count)], []
-        drafts: list[Draft] = []
-        tickets: list[Future[bool]] = []
-        while queue and (limit is None or len(drafts) < limit):
-            entry = queue.popleft()
-            if isinstance(entry, Draft):
-                drafts.append(entry)
-                continue
-            self._special -= 1
-            if isinstance(entry, Dropped):
-                drafts.append(
-                    make_draft(self.run_id, DROPPED, {"count": entry.count, "reason": "queue_full"})
-                )
-            elif isinstance(entry, LatestSlot):
-                drafts.append(entry.take())
-            else:
-                tickets.append(entry)
-        return drafts, tickets
+    def _cut_after_end(self, drafts: list[Draft]) -> None:
+        """Drop what other threads queued at the very moment of the run's end."""
+        for at, draft in enumerate(drafts, 1):
+            if draft.is_terminal and draft.run_id == self.root_run_id:
+                self.counts.dropped += len(drafts) - at
+                del drafts[at:]
+                return
 
     def stored(self, batch: Batch) -> None:
         """The log has the batch."""
+        if self._sending is not batch:
+            return  # it was given up meanwhile
         self._number += len(batch.drafts)
         self.counts.stored += len(batch.drafts)
         self.failing = None
         self._sending = None
         if batch.final:
-            self.close(RunEnded(f"run {self.root_run_id!r} has ended"))
-        for ticket in batch.tickets:
-            _answer(ticket, stored=True)
+            self.close(_ended(self.root_run_id))
+        _answer(batch.tickets, stored=True)
 
     def refused(self, batch: Batch, error: RunstreamError) -> None:
         """The log will never take this batch, nor anything behind it."""
-        self.counts.failed += len(batch.drafts)
-        self._sending = None
-        logger.warning(
-            "run %s: %d records could not be stored: %s", self.run_id, len(batch.drafts), error
-        )
-        for ticket in batch.tickets:
-            _answer(ticket, stored=False)
-        self.close(error)
+        if self._sending is batch:
+            self._sending = None
+            self._seal(error, batch)
 
     def failed(self, error: RunstreamError) -> None:
         """The log does not take the batch now; it will be taken again."""
-        if self.failing is None:
-            logger.warning("run %s: the log is failing, still trying: %s", self.run_id, error)
-        self.failing = error
         with self._lock:
-            self._room.notify_all()
+            news = self.failing is None
+            self.failing = error
+            waiters = self._notify()
+        _wake(waiters)
+        if news:
+            logger.warning("run %s: the log is failing, still trying: %s", self.run_id, error)
+
+    def recovered(self) -> None:
+        """The log answers again."""
+        if self._sending is None:
+            self.failing = None
 
     def close(self, error: RunstreamError) -> None:
-        """Refuse from now on, with `error`; what is still queued is counted as failed."""
+        """Take nothing more in, because of `error`; what is queued is dropped, and counted so."""
+        self._seal(error, None)
+
+    def give_up(self, error: RunstreamError) -> None:
+        """Nobody sends any more: close, and answer for the batch that is on its way, too."""
+        batch, self._sending = self._sending, None
+        self._seal(self.closed_by if self._sealed and self.closed_by else error, batch)
+
+    def _seal(self, error: RunstreamError, batch: Batch | None) -> None:
+        """`batch` was on its way and will not arrive."""
+        lost = list(batch.drafts) if batch else []
         with self._lock:
             self.closed_by = error
-            drafts, tickets = self._pop(None)
-            self._room.notify_all()
-            waiters, self._room_waiters = self._room_waiters, []
-        for loop, future in waiters:
-            loop.call_soon_threadsafe(_resolve, future)
-        if drafts:
+            self._sealed = True
+            drafts, tickets = self._queue.pop(None)
+            if isinstance(error, RunEnded):
+                self.counts.dropped += len(lost)
+            else:
+                self.counts.failed += len(lost)
             self.counts.dropped += len(drafts)
-            logger.warning("run %s: %d queued records dropped: %s", self.run_id, len(drafts), error)
-        for ticket in tickets:
-            _answer(ticket, stored=not drafts)
+            self._lost = self._lost or bool(lost or drafts)
+            waiters = self._notify()
+        _wake(waiters)
+        if lost or drafts:
+            logger.warning(
+                "run %s: %d records could not be stored: %s",
+                self.run_id,
+                len(lost) + len(drafts),
+                error,
+            )
+        _answer([*(batch.tickets if batch else ()), *tickets], stored=not self._lost)
+
+    def _notify(self) -> list[asyncio.Future[None]]:
+        """With the lock held: wake blocked threads; the waiters to wake without the lock."""
+        if self._blocked:
+            self._room.notify_all()
+        waiters = list(self._room_waiters)
+        self._room_waiters.clear()
+        return waiters
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _ended(run_id: str) -> RunEnded:
+    return RunEnded(f"run {run_id!r} has ended")
 
 
-def _answer(ticket: Future[bool], *, stored: bool) -> None:
-    if ticket.set_running_or_notify_cancel():
-        ticket.set_result(stored)
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        with contextlib.suppress(RuntimeError):  # its loop was closed: nobody waits there any more
+            waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _answer(tickets: Iterable[Future[bool]], *, stored: bool) -> None:
+    for ticket in tickets:
+        if ticket.set_running_or_notify_cancel():
+            ticket.set_result(stored)

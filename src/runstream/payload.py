@@ -59,12 +59,12 @@ def encode_payload(payload: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX)
         InvalidPayload: not one of these, not JSON, NaN or infinity, too deep, or not UTF-8.
         PayloadTooLarge: more than `size_bytes_max` bytes of JSON.
     """
-    return payload_encoder(type(payload))(payload, size_bytes_max)  # type: ignore[arg-type] # classes do hash
+    return payload_encoder(payload.__class__)(payload, size_bytes_max)
 
 
 # Looked up by class, because pydantic's own `isinstance` costs as much as encoding a small event.
 @lru_cache(maxsize=1024)
-def payload_encoder(cls: type) -> PayloadEncoder:
+def payload_encoder(cls: type[Any]) -> PayloadEncoder:
     """What encodes payloads of this class, as `encode_payload` does.
 
     Raises:
@@ -86,7 +86,7 @@ def payload_encoder(cls: type) -> PayloadEncoder:
 
 def encode_json(value: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
     """Any value as compact JSON in one line. Raises as `encode_payload` does."""
-    encoder = _encode_model if _is_model(type(value)) else _encode_value  # type: ignore[arg-type] # classes do hash
+    encoder = _encode_model if _is_model(value.__class__) else _encode_value
     return encoder(value, size_bytes_max)
 
 
@@ -188,7 +188,7 @@ def exception_payload(error: BaseException) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _is_model(cls: type) -> bool:
+def _is_model(cls: type[Any]) -> bool:
     return issubclass(cls, BaseModel)
 
 
@@ -214,17 +214,17 @@ def _refuse_too_deep(decoded: Any) -> None:
     """Look at the value level by level; the leaves are left behind at once."""
     level: list[Any] = [decoded]
     for _ in range(NESTING_MAX):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) is dict or type(inner) is list
-        ]
+        inner = [value for outer in level for value in _values(outer)]
+        level = [value for value in inner if value.__class__ is dict or value.__class__ is list]
         if not level:
             return
     raise InvalidPayload(
         f"the payload is nested more than {NESTING_MAX} levels deep, which not every reader can follow"
     )
+
+
+def _values(outer: Any) -> Iterable[Any]:
+    return outer.values() if outer.__class__ is dict else outer
 
 
 def _refuse_non_finite(payload: object) -> None:

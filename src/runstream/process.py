@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from .context import Scope
-from .errors import LogUnavailable, RunEnded
+from .errors import LogUnavailable, RunEnded, RunstreamError
 from .log import ClosesNow, Log
 from .logs import canonical_url, is_embedded, open_log
 from .outbox import Counts, Outbox
@@ -116,13 +116,16 @@ def tickets() -> list[Future[bool]]:
 def wait_stored(timeout: float) -> bool:
     """Wait until everything queued before the call is stored; False after `timeout` seconds."""
     deadline = time.monotonic() + timeout
-    for ticket in tickets():
-        try:
-            if not ticket.result(max(deadline - time.monotonic(), 0)):
-                return False
-        except TimeoutError:
-            return False
-    return True
+    waiting = tickets()
+    stored = [_is_stored(ticket, deadline - time.monotonic()) for ticket in waiting]
+    return all(stored)
+
+
+def _is_stored(ticket: Future[bool], timeout: float) -> bool:
+    try:
+        return ticket.result(max(timeout, 0))
+    except TimeoutError:
+        return False
 
 
 def stats() -> PublisherStats:
@@ -150,29 +153,41 @@ def stats() -> PublisherStats:
 
 
 def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
-    """Drain and close every publisher of this process, and its log. True if all was stored."""
+    """Drain and close every publisher of this process, and its log. True if all was stored.
+
+    A run that is still inside its block publishes no more: `LogClosed`.
+    """
     stored = wait_stored(timeout)
     for there in _publishers():
         with _process.lock:
-            _process.publishers.pop(there.url, None)
-        for outbox in there.outboxes:
-            count_past(outbox.counts)
+            if _process.publishers.pop(there.url, None) is None:
+                continue  # another thread closes it
         _release_log_now(there)
         there.close()
+        for outbox in there.outboxes:
+            count_past(outbox.counts)
     return stored
 
 
 def _release_log_now(there: Publisher) -> None:
     """As `release_log`, where there may be no loop and no new thread any more."""
     with _process.lock:
-        log, users = _process.logs.pop(there.url, (None, 0))
-        if log is there.log and users > 1:
-            _process.logs[there.url] = (log, users - 1)
-            return
+        shared, users = _process.logs.get(there.url, (None, 0))
+        if shared is there.log:
+            if users > 1:
+                _process.logs[there.url] = (there.log, users - 1)
+                return
+            del _process.logs[there.url]
     if isinstance(there.log, ClosesNow):
         there.log.close()
     else:
         there.portal.call(there.log.aclose())
+
+
+def count_outside() -> None:
+    """A record was published outside any run."""
+    with _process.lock:
+        _process.dropped_outside += 1
 
 
 def count_past(counts: Counts) -> None:
@@ -210,13 +225,22 @@ def _after_fork_in_child() -> None:
             # A producer of its own; it gets a publisher (and connections) with its first record.
             outbox.start_over(new_producer_id(), kick=functools.partial(_adopt, there.url, outbox))
             if there.url.startswith("memory:"):
-                outbox.closed_by = LogUnavailable(
-                    "a memory log cannot be reached from a forked process: use sqlite:"
+                outbox.close(
+                    LogUnavailable(
+                        "a memory log cannot be reached from a forked process: use sqlite:"
+                    )
                 )
 
 
 def _adopt(url: str, outbox: Outbox) -> None:
-    publisher(url).adopt(outbox)
+    try:
+        there = publisher(url)
+    except RunstreamError as error:
+        # Not the publishing code's fault; the next record asks again.
+        outbox.failed(error)
+        outbox.forget_kick()
+    else:
+        there.adopt(outbox)
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .errors import LeaseLost, LogUnavailable, RunstreamError
+from .errors import LeaseLost, LogClosed, LogUnavailable, RunstreamError
 from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
 from .logs import is_embedded
 from .outbox import Batch, Outbox
@@ -101,19 +101,16 @@ class Publisher:
     def kick(self, outbox: Outbox) -> None:
         """The outbox has something to send. Any thread; cheap."""
         if outbox.linger_s > 0 and not outbox.urgent:
-            self.portal.loop.call_soon_threadsafe(self._linger, outbox)
+            self.portal.call_later(outbox.linger_s, self._send_soon, outbox)
         else:
             self._send_soon(outbox)
-
-    def _linger(self, outbox: Outbox) -> None:
-        self.portal.loop.call_later(outbox.linger_s, self._send_soon, outbox)
 
     def _send_soon(self, outbox: Outbox) -> None:
         if self._call_writer is not None:
             self._ready.append(outbox)
             self._call_writer()
         else:
-            self.portal.loop.call_soon_threadsafe(self._start_sending, outbox)
+            self.portal.call_soon(self._start_sending, outbox)
 
     # --- a log that takes the records itself -----------------------------------------------------
 
@@ -137,11 +134,12 @@ class Publisher:
         return appends
 
     def _settle_or_rest(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> None:
+        rested = outbox in self._pauses
         if not self._settle(outbox, batch, outcome):
             self._resting.add(outbox)
-            self.portal.loop.call_soon_threadsafe(
-                self.portal.loop.call_later, self._pause(outbox), self._wake, outbox
-            )
+            self.portal.call_later(self._pause(outbox), self._wake, outbox)
+        elif rested:
+            self._send_soon(outbox)  # what came while it rested was not asked for
 
     def _wake(self, outbox: Outbox) -> None:
         self._resting.discard(outbox)
@@ -164,7 +162,7 @@ class Publisher:
                         producer=batch.producer,
                         final=batch.final,
                     )
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - `_settle` looks at what it is
                     outcome = error
                 if not self._settle(outbox, batch, outcome):
                     await asyncio.sleep(self._pause(outbox))
@@ -179,12 +177,12 @@ class Publisher:
 
     def _settle(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> bool:
         """Tell the outbox; False if the batch must be sent again."""
-        if isinstance(outcome, Appended):
-            self._pauses.pop(outbox, None)
-            outbox.stored(batch)
-        elif isinstance(outcome, LogUnavailable):
+        if isinstance(outcome, LogUnavailable):
             outbox.failed(outcome)
             return False
+        self._pauses.pop(outbox, None)
+        if isinstance(outcome, Appended):
+            outbox.stored(batch)
         elif isinstance(outcome, RunstreamError):
             outbox.refused(batch, outcome)
         else:
@@ -197,22 +195,22 @@ class Publisher:
         return pause
 
     def keep_lease(self, run_id: str, opened: Opened, outbox: Outbox) -> None:
-        """Renew the lease until `drop_lease`; if it is lost, the outbox refuses from then on."""
+        """Renew the lease until `drop_lease`; if it is lost, the outbox refuses from then on.
 
-        def start() -> None:
-            self._keepers[run_id] = asyncio.ensure_future(self._keep(run_id, opened, outbox))
-
-        self.portal.loop.call_soon_threadsafe(start)
+        In the portal's loop, as `drop_lease` and `holds_lease`.
+        """
+        self._keepers[run_id] = asyncio.ensure_future(self._keep(run_id, opened, outbox))
 
     def drop_lease(self, run_id: str) -> None:
         """Stop renewing (the run ends, or is parked)."""
+        keeper = self._keepers.pop(run_id, None)
+        if keeper is not None:
+            keeper.cancel()
 
-        def stop() -> None:
-            keeper = self._keepers.pop(run_id, None)
-            if keeper is not None:
-                keeper.cancel()
-
-        self.portal.loop.call_soon_threadsafe(stop)
+    def holds_lease(self, run_id: str) -> bool:
+        """Whether this process is keeping the run's lease now."""
+        keeper = self._keepers.get(run_id)
+        return keeper is not None and not keeper.done()
 
     async def _keep(self, run_id: str, opened: Opened, outbox: Outbox) -> None:
         lease = opened.info.lease
@@ -229,10 +227,16 @@ class Publisher:
                 return
             except RunstreamError:
                 return  # the run has ended or is gone; its outbox learns that from its next append
+            except Exception as error:  # noqa: BLE001 - a log that is broken in its own way
+                outbox.failed(RunstreamError(f"the log failed: {error!r}"))
+            else:
+                outbox.recovered()
 
     def close(self) -> None:
-        """Stop sending. What is still queued is lost: drain first."""
+        """Stop sending. What is still queued is lost, and counted as dropped: drain first."""
         self.portal.close()
+        for outbox in self.outboxes:
+            outbox.give_up(LogClosed("this process's publishers have been closed"))
 
 
 def new_producer_id() -> str:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from time import time_ns
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -18,7 +18,7 @@ from .context import Scope, current_scope
 from .errors import InvalidInput
 from .events import RESERVED_PREFIXES, check_name
 from .payload import payload_encoder
-from .record import INDEX_MAX, Draft
+from .record import Draft, check_index
 from .settings import ChildRun, environment_with, read_settings
 
 P = ParamSpec("P")
@@ -74,23 +74,26 @@ def publish(
         RunEnded: the run has ended, as far as this process knows.
         QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
     """
+    cls = payload.__class__
     if kind is None:
         # (Asking a dict for the kind that it cannot have would be slow.)
-        kind = "event" if type(payload) is dict else getattr(payload, "__event_kind__", "event")
-    kind = _user_kind(kind)
-    if topic is not None:
-        topic = _name(topic, "topic")
-    if correlation_id is not None:
-        correlation_id = _name(correlation_id, "correlation_id")
-    if index is not None and not -INDEX_MAX <= index <= INDEX_MAX:
-        raise InvalidInput(f"an index lies between -(2^53-1) and 2^53-1, not {index}")
+        kind = "event" if cls is dict else getattr(payload, "__event_kind__", "event")
+    try:
+        kind = _user_kind(kind)
+        if topic is not None:
+            topic = _name(topic, "topic")
+        if correlation_id is not None:
+            correlation_id = _name(correlation_id, "correlation_id")
+    except TypeError as error:  # what cannot be hashed is not looked up
+        raise InvalidInput(f"kind, topic and correlation_id are strings: {error}") from None
+    if index is not None:
+        index = check_index(index)
     scope = present_scope()
     if scope is None:
         _drop_outside(kind)
         return
     outlet = scope.outlet
-    encode = payload_encoder(type(payload))  # type: ignore[arg-type] # classes do hash
-    raw = encode(payload, outlet.size_bytes_max)
+    raw = payload_encoder(cls)(payload, outlet.size_bytes_max)
     draft = Draft(
         time_ns() // 1000,
         scope.run_id,
@@ -122,8 +125,12 @@ async def drain(timeout: float | None = None) -> bool:
     waiting = [asyncio.wrap_future(ticket) for ticket in process.tickets()]
     if not waiting:
         return True
-    done, pending = await asyncio.wait(waiting, timeout=timeout)
-    return not pending and all(future.result() for future in done)
+    try:
+        done, pending = await asyncio.wait(waiting, timeout=timeout)
+        return not pending and all(future.result() for future in done)
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def bind(function: Callable[P, T]) -> Callable[P, T]:
@@ -135,14 +142,14 @@ def bind(function: Callable[P, T]) -> Callable[P, T]:
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def bound_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+        async def bound_async(*args: Any, **kwargs: Any) -> Any:
             token = current_scope.set(scope)
             try:
                 return await function(*args, **kwargs)
             finally:
                 current_scope.reset(token)
 
-        return bound_async  # type: ignore[return-value]
+        return cast("Callable[P, T]", bound_async)
 
     @functools.wraps(function)
     def bound(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -195,6 +202,5 @@ def _join(run: ChildRun | None) -> Scope | None:
 
 
 def _drop_outside(kind: str) -> None:
-    state = process.this_process()
-    state.dropped_outside += 1
+    process.count_outside()
     logger.debug("a record of kind %r was published outside any run, and dropped", kind)

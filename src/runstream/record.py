@@ -29,8 +29,12 @@ DROPPED: Final = "stream.dropped"
 # Long enough for a UUID, an ULID or a path-like name; short enough for a URL and an index.
 RUN_ID_LENGTH_MAX: Final = 128
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]*")
-_CURSOR = re.compile(r"([A-Za-z0-9]{1,32})\.(\d{1,18})")
+_CURSOR = re.compile(r"([A-Za-z0-9]{1,32})\.([0-9]{1,18})")
+# The generation of a cursor that goes for whichever there is.
+_ANY_GENERATION = "0"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Of the payload, in a record's repr: about a line.
+_SHOWN_LENGTH_MAX: Final = 100
 # Indexes travel through JavaScript readers, whose integers are exact up to here.
 INDEX_MAX: Final = 2**53 - 1
 
@@ -65,19 +69,19 @@ class Cursor(msgspec.Struct, frozen=True):
     seq: int
 
     def __str__(self) -> str:
-        return f"{self.generation or '0'}.{self.seq}"
+        return f"{self.generation or _ANY_GENERATION}.{self.seq}"
 
     @staticmethod
-    def parse(text: str) -> Cursor:
+    def parse(text: object) -> Cursor:
         """Read what `str(cursor)` or `record.cursor` gave.
 
         Raises:
             InvalidInput: the text is not a cursor of ours.
         """
-        match = _CURSOR.fullmatch(text)
+        match = _CURSOR.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InvalidInput(f"not a cursor: {text!r}; pass on record.cursor unchanged")
-        return Cursor(match[1], int(match[2]))
+        return Cursor(None if match[1] == _ANY_GENERATION else match[1], int(match[2]))
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -187,7 +191,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         """
         event_type = event_class(self.draft.kind)
         raw = self.raw
-        if raw.startswith(b"{"):
+        if raw.lstrip().startswith(b"{"):
             event = event_type.model_validate_json(raw)
         else:  # ready-made JSON that is no object
             event = event_type.model_validate({"data": self.data})
@@ -198,7 +202,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         where = f"seq={self.seq}" if self.seq else "no seq"
         step = f" step={self.draft.step!r}" if self.draft.step else ""
         text = self.raw.decode(errors="replace")
-        shown = text if len(text) <= 100 else text[:97] + "…"
+        shown = text if len(text) <= _SHOWN_LENGTH_MAX else text[: _SHOWN_LENGTH_MAX - 1] + "…"
         return f"<Record {where} {self.draft.kind} run={self.draft.run_id!r}{step} {shown}>"
 
 
@@ -224,6 +228,19 @@ def check_run_id(run_id: object) -> str:
     return run_id
 
 
+def check_index(index: object) -> int:
+    """Return `index` if a record may carry it.
+
+    Raises:
+        InvalidInput: not a whole number, or not exact in every reader.
+    """
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise InvalidInput(f"an index is a whole number, not {index!r}")
+    if not -INDEX_MAX <= index <= INDEX_MAX:
+        raise InvalidInput(f"an index lies between -(2^53-1) and 2^53-1, not {index}")
+    return int(index)
+
+
 def make_draft(
     run_id: str,
     kind: str,
@@ -242,8 +259,6 @@ def make_draft(
     for name, what in ((topic, "topic"), (step, "step"), (correlation_id, "correlation_id")):
         if name is not None:
             check_name(name, what)
-    if index is not None and not -INDEX_MAX <= index <= INDEX_MAX:
-        raise InvalidInput(f"an index lies between -(2^53-1) and 2^53-1, not {index}")
     return Draft(
         time=now_us(),
         run_id=check_run_id(run_id),
@@ -252,5 +267,5 @@ def make_draft(
         topic=topic,
         step=step,
         correlation_id=correlation_id,
-        index=index,
+        index=None if index is None else check_index(index),
     )

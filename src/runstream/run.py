@@ -5,156 +5,30 @@ any other that adds to it.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+import math
 import secrets
 import time
-from contextvars import Token
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, get_args
 
 import msgspec
 
-from . import process
+from .child_outlet import ChildOutlet
 from .context import Outlet, Scope, current_scope
-from .errors import LeaseHeld, LogUnavailable, RunstreamError
+from .errors import InvalidInput, LeaseHeld
 from .events import check_name
 from .lease import LeaseObserver
 from .log import LeaseClaim, Opened
-from .outbox import Outbox
+from .logs import canonical_url
+from .membership import Membership
 from .payload import encode_payload, exception_payload
 from .publisher import Publisher, new_producer_id
 from .record import Draft, check_run_id, now_us
-from .settings import Overflow, Settings, environment_with, read_settings
+from .settings import Overflow
 
-# Leaving a run waits this long for its last record to be stored before it gives up with an error.
-END_TIMEOUT_S: Final = 30.0
 # Looks at a lease that somebody else holds, within the lease's time.
 LOOKS_PER_LEASE: Final = 20
-
-logger = logging.getLogger(__name__)
-
-
-class Membership:
-    """A place in a run: a context manager, sync and async, inside which `publish` goes to that run."""
-
-    def __init__(self, run_id: str, url: str | None) -> None:
-        self.run_id = check_run_id(run_id)
-        self.settings: Settings = read_settings()
-        self.url = url or self.settings.url
-        self._publisher: Publisher | None = None
-        self._outlet: Outlet | None = None
-        # Set only where the outbox is this membership's own, not its parent run's.
-        self._outbox: Outbox | None = None
-        self._token: Token[Scope | None] | None = None
-        self._pid = os.getpid()
-
-    def __enter__(self) -> Self:
-        self._prepare()
-        publisher = self._publisher = process.publisher(self.url, self.settings)
-        publisher.portal.call(self._join(publisher))
-        self._begin()
-        return self
-
-    async def __aenter__(self) -> Self:
-        self._prepare()
-        publisher = self._publisher = await asyncio.to_thread(
-            process.publisher, self.url, self.settings
-        )
-        await publisher.portal.run(self._join(publisher))
-        self._begin()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        publisher, outlet = self._leave(error)
-        publisher.portal.call(self._finish(publisher, outlet, failing=error is not None))
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        publisher, outlet = self._leave(error)
-        await publisher.portal.run(self._finish(publisher, outlet, failing=error is not None))
-
-    # What the two kinds of membership differ in.
-
-    def _prepare(self) -> None:
-        """In the caller's context, before anything is opened."""
-
-    async def _join(self, publisher: Publisher) -> None:
-        """In the publisher's loop: open the run and set `_outlet` (and `_outbox`)."""
-        raise NotImplementedError
-
-    def _scope(self, outlet: Outlet) -> Scope:
-        raise NotImplementedError
-
-    def _first_record(self, outlet: Outlet) -> None:
-        """Queue what the membership begins with."""
-
-    def _last_record(self, outlet: Outlet, error: BaseException | None) -> None:
-        """Queue what the membership ends with."""
-
-    async def _released(self, publisher: Publisher) -> None:
-        """After the last record is stored."""
-
-    # What they share.
-
-    def _begin(self) -> None:
-        outlet = self._joined
-        self._token = current_scope.set(self._scope(outlet))
-        self._first_record(outlet)
-
-    def _leave(self, error: BaseException | None) -> tuple[Publisher, Outlet]:
-        if self._token is not None:
-            current_scope.reset(self._token)
-            self._token = None
-        outlet = self._joined
-        if os.getpid() != self._pid:
-            # A forked child leaves the block too: the run goes on in the parent.
-            return process.publisher(self.url), outlet
-        try:
-            self._last_record(outlet, error)
-        except RunstreamError as refusal:
-            # The run was lost or fenced meanwhile. An error on its way out must not be replaced.
-            if error is None:
-                raise
-            logger.warning("run %s: its end could not be recorded: %s", self.run_id, refusal)
-        if self._publisher is None:
-            raise RunstreamError("this run has not been entered")
-        return self._publisher, outlet
-
-    async def _finish(self, publisher: Publisher, outlet: Outlet, *, failing: bool) -> None:
-        waiting = asyncio.wrap_future(outlet.ticket())
-        done, _ = await asyncio.wait([waiting], timeout=END_TIMEOUT_S)
-        stored = bool(done) and waiting.result()
-        if os.getpid() != self._pid:
-            return
-        await self._released(publisher)
-        if self._outbox is not None:
-            publisher.remove_outbox(self._outbox)
-            process.count_past(self._outbox.counts)
-        if not stored and not failing:
-            raise LogUnavailable(
-                f"run {self.run_id!r}: its last records could not be stored within "
-                f"{END_TIMEOUT_S:.0f} s"
-            )
-
-    @property
-    def _joined(self) -> Outlet:
-        if self._outlet is None:
-            raise RunstreamError("enter the run first: `with start_run(...) as run:`")
-        return self._outlet
-
-    def environment(self) -> dict[str, str]:
-        """This process's environment plus `RUNSTREAM_RUN`, for a subprocess that publishes here."""
-        return environment_with(self._scope(self._joined).as_child_run())
+# A record that lingers longer than this is no longer live.
+LINGER_S_MAX: Final = 60.0
 
 
 class Run(Membership):
@@ -166,7 +40,7 @@ class Run(Membership):
         *,
         run_id: str | None,
         url: str | None,
-        parent: str | Literal["auto"] | None,
+        parent: str | None,
         producer: str | None,
         lease_s: float | None,
         grace_s: float,
@@ -180,24 +54,33 @@ class Run(Membership):
         self.last_number = 0
         self._nest = parent == "auto"
         self._explicit_url = url is not None
-        self._producer = producer
-        self._claim = LeaseClaim(lease_s or self.settings.lease_s, grace_s)
-        self._overflow: Overflow | None = overflow
-        self._linger_s = linger_s
+        self._producer = None if producer is None else check_name(producer, "producer id")
+        self._claim = LeaseClaim(
+            self.settings.lease_s if lease_s is None else _seconds(lease_s, "a lease", above=True),
+            _seconds(grace_s, "a grace"),
+        )
+        self._overflow: Overflow | None = _check_overflow(overflow)
+        self._linger_s = _check_linger(linger_s)
+        # With wishes of its own it cannot share its parent's outbox and lease.
+        self._may_share = all(wish is None for wish in (producer, lease_s, overflow)) and not (
+            grace_s or linger_s
+        )
         self._parent: Scope | None = None
         self._opened: Opened | None = None
-        self._result: Any = None
+        self._result = msgspec.Raw(b'{"result":null}')
         self._parked = False
         self._started_at = time.monotonic()
 
     def set_result(self, result: Any) -> None:
-        """The run's result, stored in its terminal record.
+        """The run's result, stored in its terminal record: as it is now, whatever changes later.
 
         Raises:
-            InvalidPayload: the result is not JSON.
+            InvalidPayload: the result is not JSON, or too large.
         """
-        encode_payload({"result": result})
-        self._result = result
+        size_bytes_max = self.settings.record_size_bytes_max
+        self._result = msgspec.Raw(
+            encode_payload({"result": result}, size_bytes_max=size_bytes_max)
+        )
 
     def park(self) -> None:
         """Leave the run `waiting` at the end of the block, instead of ending it: no process holds it
@@ -206,22 +89,26 @@ class Run(Membership):
         self._parked = True
 
     def _prepare(self) -> None:
-        scope = current_scope.get()
-        if self._nest and scope is not None:
-            if not self._explicit_url:
-                self.url = scope.outlet.url
-            if self.url == scope.outlet.url:
-                self._parent = scope
-                self.parent_run_id = scope.run_id
+        super()._prepare()
+        self._started_at = time.monotonic()
+        if not self._nest:
+            return
+        scope, named = current_scope.get(), self.settings.run
+        if scope is not None:
+            url, run_id = scope.outlet.url, scope.run_id
+        elif named is not None:
+            url, run_id = canonical_url(named.url), named.run_id
+        else:
+            return
+        if not self._explicit_url:
+            self.url = url
+        if self.url == url:
+            self.parent_run_id = run_id
+            self._parent = scope if self._may_share else None
 
     async def _join(self, publisher: Publisher) -> None:
-        log = publisher.log
         if self._parent is not None:
-            # A child in this process: its records go out with its parent's, under the same lease.
-            await log.open(
-                self.run_id, producer=None, workflow=self.workflow, parent_run_id=self.parent_run_id
-            )
-            self._outlet = self._parent.outlet
+            await self._join_parent(publisher, self._parent)
             return
         producer = self._producer or new_producer_id()
         opened = self._opened = await self._claim_run(publisher, producer)
@@ -237,8 +124,23 @@ class Run(Membership):
         )
         publisher.keep_lease(self.run_id, opened, self._outbox)
 
+    async def _join_parent(self, publisher: Publisher, parent: Scope) -> None:
+        """A child in this process: its records go out with its parent's, under the same lease."""
+        opened = await publisher.log.open(
+            self.run_id, producer=None, workflow=self.workflow, parent_run_id=self.parent_run_id
+        )
+        if opened.info.parent_run_id != self.parent_run_id:
+            raise InvalidInput(
+                f"run {self.run_id!r} is there already, and is no child of {self.parent_run_id!r}: "
+                "choose another run_id, or parent=None"
+            )
+        self.resumed = not opened.created
+        self._outlet = ChildOutlet(parent.outlet, self.run_id)
+
     async def _claim_run(self, publisher: Publisher, producer: str) -> Opened:
         """Open the run; if another process holds it, see first whether that one is still alive."""
+        if publisher.holds_lease(self.run_id):
+            raise LeaseHeld(f"run {self.run_id!r} is being run by this very process")
         observer = LeaseObserver()
         first_seen: int | None = None
         while True:
@@ -285,8 +187,8 @@ class Run(Membership):
         match error:
             case None if self._parked:
                 self._put(outlet, "run.waiting", {})
-            case None:
-                self._put(outlet, "run.completed", {"result": self._result})
+            case None | SystemExit(code=None | 0):
+                outlet.put_always(Draft(now_us(), self.run_id, "run.completed", self._result))
             case asyncio.CancelledError() | KeyboardInterrupt() | GeneratorExit():
                 self._put(outlet, "run.cancelled", {"reason": type(error).__name__})
             case _:
@@ -295,6 +197,12 @@ class Run(Membership):
                     "run.failed",
                     {"exception": exception_payload(error), "elapsed_seconds": elapsed},
                 )
+
+    def _take_back(self, outlet: Outlet) -> None:
+        # A run that was there before stays as it was: another process may still take it up.
+        if not self.resumed:
+            self._first_record(outlet)
+            self._last_record(outlet, asyncio.CancelledError())
 
     def _put(self, outlet: Outlet, kind: str, data: dict[str, object]) -> None:
         raw = msgspec.Raw(encode_payload(data, size_bytes_max=outlet.size_bytes_max))
@@ -325,16 +233,20 @@ class Attachment(Membership):
         linger_s: float,
     ) -> None:
         super().__init__(run_id, url)
+        if step is None and not (step_run_id is None and attempt is None):
+            raise InvalidInput("a step_run_id and an attempt belong to a step: give its name, too")
+        if attempt is not None and attempt < 1:
+            raise InvalidInput(f"attempts count from 1, not {attempt}")
         if step is not None:
             step_run_id = step_run_id or secrets.token_hex(8)
             attempt = attempt or 1
         self.step = None if step is None else check_name(step, "step")
-        self.step_run_id = step_run_id
+        self.step_run_id = None if step_run_id is None else check_name(step_run_id, "step_run_id")
         self.attempt = attempt
         self.last_number = 0
-        self._producer = producer
-        self._overflow: Overflow | None = overflow
-        self._linger_s = linger_s
+        self._producer = None if producer is None else check_name(producer, "producer id")
+        self._overflow: Overflow | None = _check_overflow(overflow)
+        self._linger_s = _check_linger(linger_s)
 
     async def _join(self, publisher: Publisher) -> None:
         producer = self._producer or new_producer_id()
@@ -358,7 +270,7 @@ def start_run(
     *,
     run_id: str | None = None,
     url: str | None = None,
-    parent: str | Literal["auto"] | None = "auto",
+    parent: str | None = "auto",
     producer: str | None = None,
     lease: float | None = None,
     grace: float = 0.0,
@@ -377,8 +289,8 @@ def start_run(
         run_id: your own id; drawn at random by default. The id of a parked or stalled run takes that run
             up again (`run.resumed` is True).
         url: the log; by default `RUNSTREAM_URL`, else SQLite in the user's data directory.
-        parent: the id of the run that this is a child of. "auto": the run that this is called in, if
-            any; None: a run of its own in any case.
+        parent: the id of the run that this is a child of. "auto": the run that this is called in, if any,
+            also when a parent process named it in `RUNSTREAM_RUN`; None: a run of its own in any case.
         producer: a stable id for exactly-once publishing across restarts of the process: the same id
             fences the process before, and `run.last_number` tells how many records it got stored.
         lease: seconds without a sign of life after which this process counts as dead.
@@ -442,3 +354,23 @@ def attach(
 def new_run_id() -> str:
     """Short enough to type, random enough for any number of runs."""
     return secrets.token_hex(8)
+
+
+def _check_overflow(overflow: Overflow | None) -> Overflow | None:
+    if overflow is not None and overflow not in get_args(Overflow):
+        raise InvalidInput(f"overflow is one of {', '.join(get_args(Overflow))}, not {overflow!r}")
+    return overflow
+
+
+def _check_linger(linger_s: float) -> float:
+    if _seconds(linger_s, "a batch_interval") > LINGER_S_MAX:
+        raise InvalidInput(f"a batch_interval is at most {LINGER_S_MAX:.0f} s, not {linger_s}")
+    return linger_s
+
+
+def _seconds(value: float, what: str, *, above: bool = False) -> float:
+    if not math.isfinite(value) or value < 0 or (above and not value):
+        raise InvalidInput(
+            f"{what} is a number of seconds {'above' if above else 'from'} 0, not {value}"
+        )
+    return float(value)

@@ -14,7 +14,9 @@ import msgspec
 import platformdirs
 
 from .errors import InvalidInput
+from .events import check_name
 from .payload import RECORD_SIZE_BYTES_MAX
+from .record import check_run_id
 
 Overflow = Literal["block", "drop_oldest", "raise"]
 
@@ -27,6 +29,8 @@ PUBLISH_BATCH_SIZE_MAX = 1000
 RETENTION_S = 30 * 24 * 3600.0
 # A run whose owner has not renewed its lease for this time is taken for dead.
 LEASE_S = 15.0
+# Leaving a run waits this long for its last record to be stored, before it fails.
+END_TIMEOUT_S = 30.0
 
 
 class ChildRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     overflow: Overflow | None = None
     retention_s: float = RETENTION_S
     lease_s: float = LEASE_S
+    end_timeout_s: float = END_TIMEOUT_S
     run: ChildRun | None = None
 
 
@@ -77,6 +82,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         overflow=_overflow(env),
         retention_s=_seconds(env, "RUNSTREAM_RETENTION_S", RETENTION_S),
         lease_s=_seconds(env, "RUNSTREAM_LEASE_S", LEASE_S),
+        end_timeout_s=_seconds(env, "RUNSTREAM_END_TIMEOUT_S", END_TIMEOUT_S),
         run=_child_run(env),
     )
 
@@ -128,6 +134,12 @@ def _child_run(env: Mapping[str, str]) -> ChildRun | None:
     if not text:
         return None
     try:
-        return msgspec.json.decode(text, type=ChildRun)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+        run = msgspec.json.decode(text, type=ChildRun)
+        check_run_id(run.run_id)
+        check_run_id(run.root_run_id)
+        for name, what in ((run.step, "step"), (run.step_run_id, "step_run_id")):
+            if name is not None:
+                check_name(name, what)
+        return run
+    except (msgspec.MsgspecError, UnicodeError, InvalidInput) as error:
         raise InvalidInput(f"RUNSTREAM_RUN does not name a run: {error}") from error

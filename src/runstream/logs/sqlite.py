@@ -8,16 +8,18 @@ writing process are served from memory, others wake within 50 ms.
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote
 
 from ..bell import Bell
-from ..errors import InvalidInput, InvalidURL, LogClosed
+from ..errors import InvalidURL, LogClosed
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -31,53 +33,84 @@ from ..log import (
     Producer,
     RunInfo,
     Status,
+    check_limit,
     check_open,
 )
 from ..record import Cursor, Draft
+from ..settings import read_settings
 from . import refuse_unknown, sqlite_file, sqlite_store
 from .sqlite_recent import Recent
-from .sqlite_store import Stored
+from .sqlite_retention import Retention
+from .sqlite_shared import Shared
+from .sqlite_store import Removed, Stored
 from .sqlite_watcher import Watcher
 from .sqlite_writer import Job, Writer
 
 # Readers that wait for the disk at the same time; the interpreter lets one at a time decode anyway.
 READER_THREADS: Final = 4
 
-# A removal is a commit like any other, so it must not take longer than one: at most 16 MiB.
-CHUNKS_PER_REMOVAL: Final = 64
+_RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 
 T = TypeVar("T")
 
 
 def open_url(rest: str, options: dict[str, str]) -> SqliteLog:
-    """`sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`, with `?durability=power` (default) or `process`."""
-    refuse_unknown(options, ("durability",))
-    durability = options.get("durability", "power")
-    if durability not in ("power", "process"):
-        raise InvalidURL(f"durability is power or process, not {durability!r}")
+    """`sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`, with `?durability=power` (default) or `process`, and
+    `?retention=` a time after which finished runs are removed, such as 90s, 30m, 12h, 7d, or `off`.
+    """
+    refuse_unknown(options, ("durability", "retention"))
+    durability = _durability(options.get("durability", "power"))
+    retention = options.get("retention")
+    retention_s = read_settings().retention_s if retention is None else _retention_s(retention)
     path = unquote(rest.removeprefix("//"))
-    if not path or path.endswith("/"):
+    if not path or path.endswith("/") or "\0" in path:
         raise InvalidURL(
             "an sqlite URL names a file: sqlite:events.db or sqlite:///var/lib/events.db"
         )
-    return SqliteLog(Path(path).expanduser().absolute(), durability)
+    return SqliteLog(Path(path).expanduser().absolute(), durability, retention_s)
+
+
+def _durability(text: str) -> sqlite_file.Durability:
+    match text:
+        case "power" | "process":
+            return text
+        case _:
+            raise InvalidURL(f"durability is power or process, not {text!r}")
+
+
+def _retention_s(text: str) -> float | None:
+    if text == "off":
+        return None
+    found = _RETENTION.fullmatch(text)
+    if found is None:
+        raise InvalidURL(f"retention is a time like 90s, 30m, 12h or 7d, or off, not {text!r}")
+    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
 
 
 class SqliteLog:
     """The log contract on one SQLite file. Opening blocks for the disk; everything else is async."""
 
-    def __init__(self, path: Path, durability: sqlite_file.Durability = "power") -> None:
+    def __init__(
+        self,
+        path: Path,
+        durability: sqlite_file.Durability = "power",
+        retention_s: float | None = None,
+    ) -> None:
         self.path = path
-        self._durability: sqlite_file.Durability = durability
-        self._bell = Bell()
-        self._recent = Recent()
-        self._roots: dict[str, str] = {}
         self._closed = False
         self._closing = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._reader = threading.local()
-        self._writer = Writer(path, self._connect(), self._committed)
-        self._watcher = Watcher(self._connect(), self._bell, self._recent)
+        with ExitStack() as opened:
+            writing = opened.enter_context(closing(sqlite_file.open_writer(path, durability)))
+            watching = opened.enter_context(closing(sqlite_file.open_reader(path)))
+            self._shared = Shared(path)
+            self._bell = Bell()
+            self._recent = Recent(lambda: self._shared.removals)
+            self._watcher = Watcher(watching, self._bell, self._recent, self._shared)
+            opened.pop_all()
+        chores = () if retention_s is None else (Retention(retention_s, self._note_removal),)
+        self._writer = Writer(path, writing, self._shared, self._committed, chores)
         self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="runstream-reader")
 
     def fetch_from(self, take: Callable[[], Sequence[PendingAppend]]) -> Callable[[], None]:
@@ -102,7 +135,7 @@ class SqliteLog:
         parent_run_id: str | None = None,
         claim: LeaseClaim | None = None,
     ) -> Opened:
-        check_open(run_id, producer, claim)
+        check_open(run_id, producer, workflow, parent_run_id, claim)
         opened: Opened = await self._write(
             lambda db: sqlite_store.open_run(db, run_id, producer, workflow, parent_run_id, claim)
         )
@@ -134,30 +167,28 @@ class SqliteLog:
         return work
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
-        if limit < 1:
-            raise InvalidInput(f"a page holds at least one record, not {limit}")
-        limit = min(limit, READ_LIMIT_MAX)
+        limit = check_limit(limit, READ_LIMIT_MAX)
         self._check_open()
-        page = self._recent.read(self._roots.get(run_id, run_id), after, limit)
+        page = self._recent.read(run_id, after, limit)
         if page is not None:
             return page
         return await self._read(lambda db: sqlite_store.read_page(db, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
-        self._check_open()
-        root = self._roots.get(run_id, run_id)
-        with self._bell.listen(root) as listener:
+        with self._bell.listen(run_id) as listener:
+            # Not before listening: whoever closes the log rings once.
+            self._check_open()
             self._watcher.start_watching()
-            tail = self._recent.tail(root)
+            tail = self._recent.tail(run_id)
             if tail is None:
                 run = await self._read(lambda db: sqlite_store.find_run(db, run_id))
                 if run is not None:
-                    self._recent.saw_tail(run.info.root_run_id, run.info.last_seq)
-                    if run.info.root_run_id != root:
-                        # A child: listen under its root from the next call on.
-                        self._roots[run_id] = run.info.root_run_id
+                    info = run.info
+                    self._recent.saw_tail(info.root_run_id, info.generation, info.last_seq)
+                    if info.root_run_id != run_id:
+                        await self.wait(info.root_run_id, after=after, timeout=timeout)
                         return
-                    tail = run.info.last_seq
+                    tail = info.last_seq
             if tail is None or tail <= after:
                 await listener.wait(timeout)
         self._check_open()
@@ -181,8 +212,12 @@ class SqliteLog:
         return cast(RunInfo, await self._write(work))
 
     async def trim(self, run_id: str, *, through: int) -> None:
-        await self._write(lambda db: sqlite_store.trim(db, run_id, through))
-        self._recent.forget(self._roots.get(run_id, run_id))
+        def work(db: sqlite3.Connection) -> None:
+            removed = sqlite_store.trim(db, run_id, through)
+            if removed is not None:
+                self._note_removal(removed)
+
+        await self._write(work)
 
     async def list(
         self,
@@ -192,19 +227,10 @@ class SqliteLog:
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[RunInfo]:
-        most = min(limit, LIST_LIMIT_MAX)
+        most = check_limit(limit, LIST_LIMIT_MAX)
         return await self._read(
             lambda db: sqlite_store.list_runs(db, workflow, status, before, most)
         )
-
-    async def remove_ended(self, *, before: int) -> str | None:
-        """Remove a slice of the oldest run that ended before that time (µs); gives its id, if any."""
-        run_id: str | None = await self._write(
-            lambda db: sqlite_store.remove_ended(db, before, CHUNKS_PER_REMOVAL)
-        )
-        if run_id is not None:
-            self._recent.forget(run_id)
-        return run_id
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
@@ -221,18 +247,23 @@ class SqliteLog:
         self._pool.shutdown()
         for connection in self._readers:
             connection.close()
+        self._shared.close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise LogClosed(f"the log {self.path} has been closed")
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite_file.connect(self.path, self._durability)
+    def _note_removal(self, removed: Removed) -> None:
+        self._shared.add_removal()
+        self._writer.note(removed)
 
-    def _committed(self, stored: list[Stored]) -> None:
-        for one in stored:
-            self._recent.add(one)
-        self._bell.ring({one.root_run_id for one in stored})
+    def _committed(self, changes: Sequence[Stored | Removed]) -> None:
+        for change in changes:
+            if isinstance(change, Stored):
+                self._recent.add(change)
+            else:
+                self._shared.add_removal()
+        self._bell.ring({change.root_run_id for change in changes})
 
     async def _write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         self._check_open()
@@ -249,7 +280,7 @@ class SqliteLog:
     def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
         if connection is None:
-            connection = self._reader.connection = self._connect()
+            connection = self._reader.connection = sqlite_file.open_reader(self.path)
             self._readers.append(connection)
         with sqlite_file.translated(self.path):
             return work(connection)

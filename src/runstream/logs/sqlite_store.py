@@ -7,8 +7,8 @@ that one refused operation leaves the others of the same group commit untouched.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Final, cast
+from collections.abc import Collection, Sequence
+from typing import Final
 
 import msgspec
 
@@ -28,11 +28,13 @@ from ..log import (
     Status,
     admit,
     check_batch,
+    check_children,
     check_owner,
     check_position,
     lost_draft,
     new_generation,
     stalled_draft,
+    stalled_lease,
 )
 from ..record import Cursor, Draft, now_us
 
@@ -40,6 +42,9 @@ from ..record import Cursor, Draft, now_us
 # of a row vanish.
 CHUNK_RECORDS_MAX: Final = 256
 CHUNK_SIZE_BYTES_MAX: Final = 256 * 1024
+
+# Records of large payloads make a short page: it is held in memory whole, once for each reader.
+PAGE_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Draft]).decode
@@ -77,8 +82,17 @@ class Stored(msgspec.Struct, frozen=True):
     chunks: list[Chunk]
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """A stream that a commit took something away from."""
+
+    root_run_id: str
+
+
 def find_run(connection: sqlite3.Connection, run_id: str) -> Run | None:
-    row = connection.execute(_INFO + "WHERE run.run_id = ?", (run_id,)).fetchone()
+    try:
+        row = connection.execute(_INFO + "WHERE run.run_id = ?", (run_id,)).fetchone()
+    except UnicodeEncodeError:
+        return None  # half a surrogate pair: no run can have such an id
     return None if row is None else _run(row)
 
 
@@ -89,24 +103,19 @@ def get_run(connection: sqlite3.Connection, run_id: str) -> Run:
     return run
 
 
-def _run(row: tuple[object, ...]) -> Run:
-    (row_id, root, run_id, root_run_id, parent, workflow, status, generation, first, last, created, ended,
-     owner, epoch, counter, lease_s, grace_s) = cast("tuple[int, int, str, str, str | None, str, Status, "
-     "str, int, int, int, int | None, str | None, int, int, float, float]", row)  # fmt: skip
+_Row = tuple[
+    int, int, str, str, str | None, str, Status, str, int, int, int, int | None,
+    str | None, int, int, float, float,
+]  # fmt: skip
+
+
+def _run(row: _Row) -> Run:
+    (row_id, root, run_id, root_run_id, parent, workflow, status, generation, first, last, created,
+     ended, owner, epoch, counter, lease_s, grace_s) = row  # fmt: skip
     lease = None if owner is None else Lease(owner, epoch, counter, lease_s, grace_s)
     info = RunInfo(
-        run_id,
-        root_run_id,
-        parent,
-        workflow,
-        status,
-        generation,
-        first,
-        last,
-        created,
-        ended,
-        lease,
-    )
+        run_id, root_run_id, parent, workflow, status, generation, first, last, created, ended, lease
+    )  # fmt: skip
     return Run(row_id, root, info)
 
 
@@ -176,21 +185,26 @@ def append(
 ) -> tuple[Appended, Stored | None]:
     run = get_run(connection, run_id)
     check_batch(drafts, root_run_id=run.info.root_run_id, final=final)
-    state = ProducerState()
+    state, count = ProducerState(), len(drafts)
     if producer is not None:
-        state, answer = admit(
-            _producer_state(connection, run.root, producer.id), producer, len(drafts)
-        )
+        state, answer = admit(_producer_state(connection, run.root, producer.id), producer, count)
         if answer is not None:
             return answer, None
     root = run if run.id == run.root else get_run(connection, run.info.root_run_id)
     if root.info.has_ended:
         raise RunEnded(f"run {root.info.run_id!r} has ended ({root.info.status})")
-    lost = _lost_children(connection, root) if final else []
-    stored = _store(connection, root, [*lost, *drafts] if lost else drafts)
-    first = root.info.last_seq + 1 + len(lost)
+    check_children(
+        drafts,
+        root_run_id=root.info.run_id,
+        status_of=lambda child: _child_status(connection, root, child),
+    )
+    if final:
+        ended = {draft.run_id for draft in drafts if draft.is_terminal}
+        drafts = [*drafts[:-1], *_lost_children(connection, root, ended), drafts[-1]]
+    stored = _store(connection, root, drafts)
+    first = root.info.last_seq + 1
     if producer is not None:
-        number = producer.number + len(drafts) - 1
+        number = producer.number + count - 1
         connection.execute(
             "INSERT INTO producer VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "number = excluded.number, batch_number = excluded.batch_number, "
@@ -246,12 +260,22 @@ def _insert(
     chunks.append(Chunk(first, drafts, len(encoded)))
 
 
-def _lost_children(connection: sqlite3.Connection, root: Run) -> list[Draft]:
+def _child_status(connection: sqlite3.Connection, root: Run, run_id: str) -> Status | None:
+    row = connection.execute(
+        "SELECT status FROM run WHERE run_id = ? AND root = ?", (run_id, root.id)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _lost_children(
+    connection: sqlite3.Connection, root: Run, ended: Collection[str] = ()
+) -> list[Draft]:
+    """The ends of the children that run, but for those that the same append ends."""
     rows = connection.execute(
         "SELECT run_id FROM run WHERE root = ? AND root <> id AND ended IS NULL ORDER BY id DESC",
         (root.id,),
     )
-    return [lost_draft(run_id, PARENT_ENDED) for (run_id,) in rows]
+    return [lost_draft(run_id, PARENT_ENDED) for (run_id,) in rows if run_id not in ended]
 
 
 def renew(connection: sqlite3.Connection, run_id: str, owner: str, epoch: int) -> None:
@@ -274,9 +298,15 @@ def expire(
     if info.lease != lease or info.has_ended or info.status == "waiting":
         return info, None
     fenced = _producer_state(connection, run.root, lease.owner) or ProducerState()
-    _set_epoch(connection, run.root, lease.owner, fenced.epoch + 1)
+    epoch = fenced.epoch + 1
+    _set_epoch(connection, run.root, lease.owner, epoch)
     root = run if run.id == run.root else get_run(connection, info.root_run_id)
     if info.status == "running" and lease.grace_s > 0:
+        stalled = stalled_lease(lease, epoch)
+        connection.execute(
+            "UPDATE run SET epoch = ?, counter = ? WHERE id = ?",
+            (stalled.epoch, stalled.counter, run.id),
+        )
         drafts = [stalled_draft(run_id, lease.grace_s)]
     else:
         children = _lost_children(connection, root) if run.id == run.root else []
@@ -285,36 +315,15 @@ def expire(
     return get_run(connection, run_id).info, stored
 
 
-def trim(connection: sqlite3.Connection, run_id: str, through: int) -> None:
+def trim(connection: sqlite3.Connection, run_id: str, through: int) -> Removed | None:
     """Whole chunks go; `first_seq` hides the rest of the one that the limit falls into."""
     run = get_run(connection, run_id)
     through = min(through, run.info.last_seq)
     if through < run.info.first_seq:
-        return
+        return None
     connection.execute("DELETE FROM chunk WHERE run = ? AND last_seq <= ?", (run.root, through))
     connection.execute("UPDATE run SET first_seq = ? WHERE id = ?", (through + 1, run.root))
-
-
-def remove_ended(connection: sqlite3.Connection, before: int, chunks_max: int) -> str | None:
-    """Remove a slice of the oldest run that ended before that time; gives its id, if there was one.
-
-    A slice at a time, so that no transaction is long enough for a writer to notice.
-    """
-    row = connection.execute(
-        "SELECT id, run_id FROM run WHERE ended < ? AND root = id ORDER BY ended LIMIT 1", (before,)
-    ).fetchone()
-    if row is None:
-        return None
-    run, run_id = cast("tuple[int, str]", row)
-    last_seqs = connection.execute(
-        "SELECT last_seq FROM chunk WHERE run = ? ORDER BY last_seq LIMIT ?", (run, chunks_max)
-    ).fetchall()
-    if last_seqs:
-        trim(connection, run_id, last_seqs[-1][0])
-    else:
-        connection.execute("DELETE FROM producer WHERE run = ?", (run,))
-        connection.execute("DELETE FROM run WHERE root = ?", (run,))
-    return run_id
+    return Removed(run.info.root_run_id)
 
 
 def _producer_state(
@@ -346,22 +355,29 @@ def read_page(connection: sqlite3.Connection, run_id: str, after: Cursor, limit:
         run = get_run(connection, run_id)
         root = run if run.id == run.root else get_run(connection, run.info.root_run_id)
         check_position(root.info, after)
-        drafts: list[Draft] = []
-        rows = connection.execute(
-            "SELECT first_seq, drafts FROM chunk WHERE run = ? AND last_seq > ? ORDER BY last_seq",
-            (root.id, after.seq),
-        )
-        for first_seq, encoded in rows:
-            found = _decode(encoded)
-            drafts.extend(found[after.seq + 1 - first_seq :] if first_seq <= after.seq else found)
-            if len(drafts) >= limit:
-                del drafts[limit:]
-                break
-        rows.close()
+        drafts = _read_drafts(connection, root.id, after.seq, limit)
     finally:
-        connection.execute("COMMIT")
+        # Some faults (I/O) end the transaction by themselves.
+        if connection.in_transaction:
+            connection.execute("COMMIT")
     at_end = after.seq + len(drafts) == root.info.last_seq
     return Page(root.info.generation, after.seq + 1, drafts, root.info.has_ended and at_end)
+
+
+def _read_drafts(connection: sqlite3.Connection, root: int, after: int, limit: int) -> list[Draft]:
+    drafts: list[Draft] = []
+    size_bytes = 0
+    for first_seq, encoded in connection.execute(
+        "SELECT first_seq, drafts FROM chunk WHERE run = ? AND last_seq > ? ORDER BY last_seq",
+        (root, after),
+    ):
+        found = _decode(encoded)
+        drafts.extend(found[after + 1 - first_seq :] if first_seq <= after else found)
+        size_bytes += len(encoded)
+        if len(drafts) >= limit or size_bytes >= PAGE_SIZE_BYTES_MAX:
+            break
+    del drafts[limit:]
+    return drafts
 
 
 def list_runs(
@@ -388,11 +404,21 @@ def list_runs(
     return [_run(row).info for row in rows]
 
 
-def new_chunks(connection: sqlite3.Connection, after_id: int) -> tuple[int, list[tuple[str, int]]]:
-    """What any process appended behind chunk `after_id`: the newest id, and (run id, last seq) each."""
+def newest_chunk(connection: sqlite3.Connection) -> int:
+    """The id of the newest chunk; 0 if there is none."""
+    newest: int = connection.execute("SELECT coalesce(max(id), 0) FROM chunk").fetchone()[0]
+    return newest
+
+
+def new_tails(
+    connection: sqlite3.Connection, after_id: int
+) -> tuple[int, list[tuple[str, str, int]]]:
+    """What any process appended behind chunk `after_id`: the newest chunk's id, and for each stream its
+    root's run id, generation and last seq.
+    """
     rows = connection.execute(
-        "SELECT max(chunk.id), run.run_id, max(chunk.last_seq) FROM chunk JOIN run ON run.id = chunk.run "
-        "WHERE chunk.id > ? GROUP BY chunk.run",
+        "SELECT max(chunk.id), run.run_id, run.generation, max(chunk.last_seq) "
+        "FROM chunk JOIN run ON run.id = chunk.run WHERE chunk.id > ? GROUP BY chunk.run",
         (after_id,),
     ).fetchall()
-    return max((row[0] for row in rows), default=after_id), [(row[1], row[2]) for row in rows]
+    return max((row[0] for row in rows), default=after_id), [row[1:] for row in rows]

@@ -14,6 +14,7 @@ from typing import Final
 from ..bell import Bell
 from . import sqlite_store
 from .sqlite_recent import Recent
+from .sqlite_shared import Shared
 
 # Half of what we promise (a record of another process wakes a subscriber within 50 ms), and 0.4 % of a core.
 POLL_S: Final = 0.02
@@ -24,14 +25,19 @@ logger = logging.getLogger(__name__)
 class Watcher:
     """A thread that watches for other processes' commits while anyone listens."""
 
-    def __init__(self, connection: sqlite3.Connection, bell: Bell, recent: Recent) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, bell: Bell, recent: Recent, shared: Shared
+    ) -> None:
         self._connection = connection
         self._bell = bell
         self._recent = recent
+        self._shared = shared
         self._listening = threading.Event()
         self._closing = threading.Event()
-        self._version: int | None = None
-        self._newest = 0
+        self._failing = False
+        self._seen: tuple[int, int] | None = None
+        # Now, not in the thread: what is appended after this call must be noticed.
+        self._newest = sqlite_store.newest_chunk(connection)
         self._thread = threading.Thread(target=self._run, name="runstream-watcher", daemon=True)
         self._thread.start()
 
@@ -47,37 +53,42 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
-        try:
-            self._newest = self._connection.execute(
-                "SELECT coalesce(max(id), 0) FROM chunk"
-            ).fetchone()[0]
-            while not self._closing.is_set():
+        while not self._closing.is_set():
+            if not self._bell.listened:
+                self._listening.clear()
+                # Somebody may have come between the question and the clearing.
                 if not self._bell.listened:
-                    self._listening.clear()
-                    # Somebody may have come between the question and the clearing.
-                    if not self._bell.listened:
-                        self._listening.wait()
-                try:
-                    self._look()
-                except sqlite3.Error:
-                    # A passing fault (locked, I/O): the next look finds the same records.
+                    self._listening.wait()
+            try:
+                self._look()
+                self._failing = False
+            except Exception:
+                # Have everyone look for themselves: if it is no passing fault, that tells them.
+                if not self._failing:
                     logger.warning("cannot look for other processes' records", exc_info=True)
-                self._closing.wait(POLL_S)
-        finally:
-            self._connection.close()
+                self._failing = True
+                self._bell.ring_all()
+            self._closing.wait(POLL_S)
+        self._connection.close()
 
     def _look(self) -> None:
+        removals = self._shared.removals
         version = self._connection.execute("PRAGMA data_version").fetchone()[0]
-        if version == self._version:
+        if (version, removals) == self._seen:
             return
-        self._version = version
-        self._newest, appended = sqlite_store.new_chunks(self._connection, self._newest)
-        for root_run_id, last_seq in appended:
-            self._recent.saw_tail(root_run_id, last_seq)
-        opened = [
-            run_id
-            for run_id in self._bell.listened
-            if self._recent.tail(run_id) is None
-            and sqlite_store.find_run(self._connection, run_id) is not None
-        ]
-        self._bell.ring([*(root for root, _ in appended), *opened])
+        newest, tails = sqlite_store.new_tails(self._connection, self._newest)
+        for root_run_id, generation, last_seq in tails:
+            self._recent.saw_tail(root_run_id, generation, last_seq)
+        if self._seen is None or removals != self._seen[1]:
+            # What was appended and removed between two looks has left no trace.
+            self._bell.ring_all()
+        else:
+            opened = [
+                run_id
+                for run_id in self._bell.listened
+                if self._recent.tail(run_id) is None
+                and sqlite_store.find_run(self._connection, run_id) is not None
+            ]
+            self._bell.ring([*(root for root, _, _ in tails), *opened])
+        self._newest = newest
+        self._seen = version, removals

@@ -1,36 +1,39 @@
 """The one thread that writes to an SQLite log: group commit, in fair turns with other processes.
 
 Whatever is waiting when a commit ends goes into the next one, whichever run or caller it came from.
-Cancelling a caller only stops its waiting: the thread owns the connection and the transaction.
+Cancelling a caller only stops its waiting: the thread owns the connection and the transaction. If the
+thread itself should fail, everyone who waits for it is told, and so is everyone who comes later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..errors import LogClosed, RunstreamError
-from .sqlite_file import BUSY_TIMEOUT_S, translate
-from .sqlite_store import Stored
-
-try:
-    import fcntl
-except ImportError:  # Windows: SQLite's own lock alone, fair enough between few processes
-    fcntl = None  # type: ignore[assignment]
+from .sqlite_file import BUSY_TIMEOUT_S, LOCK_POLL_S, bound_wal, is_fault_of_file, translate
+from .sqlite_shared import Shared
+from .sqlite_store import Removed, Stored
 
 # Pending calls in one transaction: bounds how long a commit, and so the wait of the next caller, gets.
 JOBS_PER_COMMIT_MAX: Final = 512
-# Between two looks at a lock that another process holds. Far below the time of a commit.
-LOCK_POLL_S: Final = 0.0005
+# Between two looks at the length of the write-ahead log: some 20 MB at full speed.
+WAL_LOOK_S: Final = 0.1
+# The same while a reader is in the way, so that waiting for it costs a tenth of the time at most.
+WAL_RETRY_S: Final = 1.0
 
 Work = Callable[[sqlite3.Connection], Any]
+
+logger = logging.getLogger(__name__)
 
 
 class Job:
@@ -45,34 +48,58 @@ class Job:
         self.outcome: Any = None
 
 
+class Chore(Protocol):
+    """Work that the thread finds for itself between the callers' commits."""
+
+    def pause_s(self) -> float:
+        """How long (seconds) until `look` is worth calling."""
+        ...
+
+    def look(self, connection: sqlite3.Connection) -> Job | None:
+        """What there is to do now, small enough for one commit. Never raises."""
+        ...
+
+
 class Writer:
     """Runs jobs in transactions on its own thread until it is closed.
 
-    `on_commit` is called after each commit, with what was stored, before the callers are told: so
-    whoever they tell can already read it.
+    `on_commit` is called after each commit, with what it changed, before the callers are told: so
+    whoever they tell can already read it. The chores begin with the first commit: a process that only
+    looks at a log changes nothing in it.
     """
 
     def __init__(
         self,
         path: Path,
         connection: sqlite3.Connection,
-        on_commit: Callable[[list[Stored]], None],
+        shared: Shared,
+        on_commit: Callable[[Sequence[Stored | Removed]], None],
+        chores: tuple[Chore, ...] = (),
     ) -> None:
         self._path = path
         self._connection = connection
+        self._shared = shared
         self._on_commit = on_commit
-        self._turn = Turn(path)
+        self._chores = chores
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._sources: list[Callable[[], list[Job]]] = []
-        self._stored: list[Stored] = []
+        self._changes: list[Stored | Removed] = []
+        self._bound_wal_at = 0.0
         self._closing = False
+        self._unfinished: list[Job] = []
+        # Set when the thread has ended: what everyone is told from then on.
+        self._ended: RunstreamError | None = None
+        self._refusing = threading.Lock()
         self._thread = threading.Thread(
             target=self._run, name=f"runstream-writer-{path.name}", daemon=True
         )
         self._thread.start()
 
     def submit(self, work: Work) -> Future[Any]:
-        """Run `work` in the next transaction; the future fails with our errors only."""
+        """Run `work` in the next transaction; the future gets its result or its error.
+
+        Raises LogClosed if the writer has been closed, or has failed.
+        """
         future: Future[Any] = Future()
 
         def done(outcome: Any) -> None:
@@ -84,14 +111,16 @@ class Writer:
             else:
                 future.set_result(outcome)
 
-        if self._closing:
-            raise LogClosed(f"the log {self._path} has been closed")
+        if self._ended or self._closing:
+            raise self._ended or self._closed()
         self._queue.put(Job(work, done))
+        if self._ended:
+            self._refuse_rest()
         return future
 
-    def note(self, stored: Stored) -> None:
-        """For work that stored records: tell the others after the commit."""
-        self._stored.append(stored)
+    def note(self, change: Stored | Removed) -> None:
+        """For work that changed a stream: tell the others after the commit."""
+        self._changes.append(change)
 
     def add_source(self, take: Callable[[], list[Job]]) -> None:
         """Ask `take` for jobs before every transaction; `kick()` when there are some."""
@@ -100,6 +129,8 @@ class Writer:
     def kick(self) -> None:
         """Have the thread look at its sources. Any thread; cheap."""
         self._queue.put(None)
+        if self._ended:
+            self._refuse_rest()
 
     def close(self) -> None:
         """Finish what is queued, then stop. Blocks until the thread has ended."""
@@ -108,74 +139,121 @@ class Writer:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _closed(self) -> LogClosed:
+        return LogClosed(f"the log {self._path} has been closed")
+
+    # --- the thread ------------------------------------------------------------------------------
+
     def _run(self) -> None:
+        ended: RunstreamError = self._closed()
+        try:
+            self._serve()
+        except BaseException as error:
+            logger.critical("the writer of %s has failed", self._path, exc_info=True)
+            ended = LogClosed(
+                f"the writer of {self._path} has failed ({error!r}): nothing more is stored, open it again"
+            )
+        finally:
+            self._ended = ended
+            self._connection.close()
+        self._refuse_rest()
+
+    def _serve(self) -> None:
+        look_at = math.inf
         while True:
-            waiting = self._queue.get()
-            jobs = [waiting] if waiting else []
-            while len(jobs) < JOBS_PER_COMMIT_MAX:
-                try:
-                    waiting = self._queue.get_nowait()
-                except queue.Empty:
-                    break
+            jobs = self._wait_jobs(look_at)
+            if jobs:
+                self._unfinished = jobs
+                self._commit(jobs)
+                self._unfinished = []
+                self._bound_wal()
+                if look_at == math.inf:
+                    look_at = 0.0
+            elif self._closing and self._queue.empty():
+                return
+            if time.monotonic() >= look_at and not self._closing:
+                for chore in self._chores:
+                    job = chore.look(self._connection)
+                    if job is not None:
+                        self._commit([job])
+                pauses = [chore.pause_s() for chore in self._chores]
+                look_at = time.monotonic() + min(pauses, default=math.inf)
+
+    def _bound_wal(self) -> None:
+        now = time.monotonic()
+        if now >= self._bound_wal_at:
+            done = bound_wal(self._connection, self._path)
+            self._bound_wal_at = now + (WAL_LOOK_S if done else WAL_RETRY_S)
+
+    def _wait_jobs(self, look_at: float) -> list[Job]:
+        """What waits now; blocks until there is something, or it is time to look at the chores."""
+        timeout = None if look_at == math.inf else max(0.0, look_at - time.monotonic())
+        jobs: list[Job] = []
+        with contextlib.suppress(queue.Empty):
+            waiting = self._queue.get(timeout=timeout)
+            while True:
                 if waiting:
                     jobs.append(waiting)
-            for take in self._sources:
-                jobs.extend(take())
-            if jobs:
-                self._commit(jobs)
-            elif self._closing and self._queue.empty():
-                break
-        self._turn.close()
-        self._connection.close()
+                if len(jobs) >= JOBS_PER_COMMIT_MAX:
+                    break
+                waiting = self._queue.get_nowait()
+        for take in self._sources:
+            jobs.extend(take())
+        return jobs
 
     def _commit(self, jobs: list[Job]) -> None:
-        faulty = self._transact(jobs)
-        if faulty is not None:
-            # A mistake in one piece of work must not cost the others their commit.
-            self._commit([job for job in jobs if job is not faulty])
-            faulty.done(faulty.outcome)
-            return
-        if self._stored:
-            stored, self._stored = self._stored, []
-            self._on_commit(stored)
-        for job in jobs:
-            job.done(job.outcome)
-
-    def _transact(self, jobs: list[Job]) -> Job | None:
-        """Run all jobs in one transaction. A job that raises what it should not is handed back, with
-        nothing of the transaction done.
-        """
-        job: Job | None = None
         try:
-            with self._turn.taken():
-                self._begin()
-            for job in jobs:
-                try:
-                    job.outcome = job.work(self._connection)
-                except RunstreamError as error:
-                    # Refused before it wrote anything: the others go on.
-                    job.outcome = error
-            self._connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+            self._transact_or_isolate(jobs)
+        except Exception as error:  # noqa: BLE001 - the callers get it
             self._roll_back()
-            outcome = translate(self._path, error)
+            outcome = translate(self._path, error) if is_fault_of_file(error) else error
             for job in jobs:
                 job.outcome = outcome
+        if self._changes:
+            changes, self._changes = self._changes, []
+            self._on_commit(changes)
+        for job in jobs:
+            _tell(job, job.outcome)
+
+    def _transact_or_isolate(self, jobs: list[Job]) -> None:
+        try:
+            self._transact(jobs, isolated=False)
         except Exception as error:
-            self._roll_back()
-            if job is None:
+            if is_fault_of_file(error):
                 raise
-            job.outcome = error
-            return job
-        return None
+            # A mistake in one piece of work must not cost the others their commit.
+            self._roll_back()
+            self._transact(jobs, isolated=True)
+
+    def _transact(self, jobs: list[Job], *, isolated: bool) -> None:
+        """Run all jobs in one transaction; `isolated`: each can fail alone, for two statements more."""
+        connection = self._connection
+        with self._shared.turn():
+            self._begin()
+        for job in jobs:
+            if isolated:
+                connection.execute("SAVEPOINT job")
+            try:
+                job.outcome = job.work(connection)
+            except RunstreamError as error:
+                # Refused before it wrote anything: the others go on.
+                job.outcome = error
+            except Exception as error:
+                if not isolated or is_fault_of_file(error):
+                    raise
+                connection.execute("ROLLBACK TO job")
+                job.outcome = error
+            if isolated:
+                connection.execute("RELEASE job")
+        connection.execute("COMMIT")
 
     def _begin(self) -> None:
         """Start the transaction; wait for another process's commit in small steps.
 
-        SQLite's own waiting backs off to 100 ms, which starves one of two saturating writers.
+        SQLite's own waiting backs off to 100 ms, which starves one of two saturating writers: the
+        connection must come without it.
         """
         deadline = time.monotonic() + BUSY_TIMEOUT_S
-        self._connection.execute("PRAGMA busy_timeout = 0")
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -188,41 +266,31 @@ class Writer:
                 return
 
     def _roll_back(self) -> None:
-        self._stored.clear()
+        self._changes.clear()
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
 
+    def _refuse_rest(self) -> None:
+        """After the end: whoever waits, or comes too late, hears so. Any thread."""
+        ended = self._ended
+        with self._refusing:
+            jobs, self._unfinished = self._unfinished, []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting = self._queue.get_nowait()
+                    if waiting:
+                        jobs.append(waiting)
+            for job in jobs:
+                _tell(job, ended)
+            for take in self._sources:
+                for job in take():
+                    _tell(job, ended)
 
-class Turn:
-    """The queue of the processes that want to write: held from asking for the lock to having it.
 
-    Who has just committed must queue behind the one that is waiting, so two saturating writers
-    alternate. A lock that the system drops with the process; never held while writing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(f"{path}-turn", "ab") if fcntl else None  # noqa: SIM115 - closed by close()
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        if self._file is None:
-            yield
-            return
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    break  # SQLite's lock decides, and says what is wrong
-                time.sleep(LOCK_POLL_S)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+def _tell(job: Job, outcome: Any) -> None:
+    try:
+        job.done(outcome)
+    except Exception:
+        # The caller's own loop may be gone; the others still want to hear.
+        logger.exception("nobody took the outcome of a write")
