@@ -12,6 +12,7 @@ from .errors import (
     RunNotFound,
     RunstreamError,
     RunTimedOut,
+    StepTimedOut,
 )
 from .events import (
     Event,
@@ -27,24 +28,33 @@ from .events import (
 from .fold import TaskState
 from .handler import Handler
 from .log import RunInfo
+from .pipeline import Pipeline, pipeline
 from .publishing import bind, drain, flush, publish, publisher_stats, run_environment
 from .record import Record
+from .retry import Retry
 from .run import attach, start_run
+from .step import Step, step
+from .step_future import StepFuture
 from .streams import Streams
 from .task import Task
+from .workflow import Workflow
+from .workflow_context import Context
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Connection",
+    "Context",
     "Event",
     "Handler",
     "HumanResponseEvent",
     "InputRequiredEvent",
     "InvalidInput",
     "LogUnavailable",
+    "Pipeline",
     "QueueFull",
     "Record",
+    "Retry",
     "RunCancelled",
     "RunEnded",
     "RunFailed",
@@ -54,10 +64,14 @@ __all__ = [
     "RunTimedOut",
     "RunstreamError",
     "StartEvent",
+    "Step",
+    "StepFuture",
+    "StepTimedOut",
     "StopEvent",
     "Streams",
     "Task",
     "TaskState",
+    "Workflow",
     "WorkflowCancelledEvent",
     "WorkflowFailedEvent",
     "WorkflowLostEvent",
@@ -67,8 +81,10 @@ __all__ = [
     "connect",
     "drain",
     "flush",
+    "pipeline",
     "publish",
     "publisher_stats",
     "run_environment",
     "start_run",
+    "step",
 ]

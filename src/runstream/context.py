@@ -5,14 +5,17 @@ One context variable holds it, so it follows `await`, tasks, our threads and wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .errors import RunstreamError
 from .record import Draft
 from .settings import ChildRun
+from .step_future import StepFuture
+from .ticks import StepPlan
 
 
 class Outlet(Protocol):
@@ -64,6 +67,42 @@ class Slot(Protocol):
         ...
 
 
+class UnitOfWork(Protocol):
+    """A step as seen by who runs it: a function and how it is to be run."""
+
+    @property
+    def function(self) -> Callable[..., Any]: ...
+    @property
+    def is_async(self) -> bool: ...
+    @property
+    def plan(self) -> StepPlan: ...
+
+
+class Control(Protocol):
+    """Who runs a scope's code: says when it must stop, and runs the steps that it calls."""
+
+    # Looked at before each record.
+    stopped: bool
+
+    def check(self) -> None:
+        """Raises why the code must stop, if it must."""
+        ...
+
+    def call(self, unit: UnitOfWork, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a step as part of the run: its result, or for an async one an awaitable of it."""
+        ...
+
+    def submit(
+        self, unit: UnitOfWork, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StepFuture[Any]:
+        """Start a step beside the calling code."""
+        ...
+
+    def adopt(self, run_id: str, cancel: Callable[[], None], ended: Future[Any]) -> None:
+        """A child run began: it is cancelled with this one, which ends after it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The run and, inside a step, the step and attempt that records are attributed to."""
@@ -74,6 +113,7 @@ class Scope:
     step_run_id: str | None = None
     attempt: int | None = None
     task_id: str | None = None
+    control: Control | None = None
 
     def as_child_run(self) -> ChildRun:
         """What a subprocess must know to publish here."""

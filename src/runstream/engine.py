@@ -24,6 +24,8 @@ from .ticks import (
     BodyHalted,
     Called,
     CancelAsked,
+    ChildBegun,
+    ChildEnded,
     ClearTimer,
     Command,
     Due,
@@ -37,6 +39,7 @@ from .ticks import (
     StepPlan,
     Stop,
     StopBody,
+    StopChild,
     Tick,
     Timer,
     Work,
@@ -75,6 +78,7 @@ class RunState:
         "abandoned",
         "body",
         "busy",
+        "children",
         "count",
         "end",
         "phase",
@@ -93,6 +97,7 @@ class RunState:
         self.busy: dict[str, int] = {}
         self.count = 0
         self.body = False
+        self.children: set[str] = set()
         self.end: End | None = None
         self.abandoned: list[str] = []
 
@@ -107,12 +112,13 @@ def reduce(state: RunState, tick: Tick) -> list[Command]:
     commands: list[Command] = []
     if state.phase != "ended":
         _REDUCERS[type(tick)](state, tick, commands)
-        if not state.works and not state.body:
+        if not state.works and not state.body and not state.children:
             if state.phase == "ending":
                 _finish(state, commands)
             elif not state.plan.waits_outside and state.plan.steps:
                 error = {"type": "WorkflowStuck", "message": STUCK}
                 _end(state, tick.now, commands, _failure(None, error, None, None))
+                _finish(state, commands)
     return commands
 
 
@@ -228,17 +234,23 @@ def _fail(
         # The end comes first, so that the queue behind the failed work isn't started.
         del state.works[work.id]
         work.state = "done"
-        _end(state, now, commands, _failure(work.step.name, error, work.attempt, elapsed))
+        end = _failure(work.step.name, error, work.attempt, elapsed)
+        end.work = work.id
+        _end(state, now, commands, end)
     else:
         _drop(state, work, now, commands)
 
 
 def _halted(state: RunState, tick: Halted, commands: list[Command]) -> None:
-    work = _present(state, tick.work, tick.attempt)
-    if work is not None:
+    work = state.works.get(tick.work)
+    if work is None or work.attempt != tick.attempt:
+        return
+    if work.state == "delayed":
+        commands.append(ClearTimer(Timer("retry", work.id, work.attempt)))
+    else:
         _clear_attempt_timer(work, commands)
-        commands.append(Write("step.cancelled", work, work.attempt, {}))
-        _drop(state, work, tick.now, commands)
+    commands.append(Write("step.cancelled", work, work.attempt, {}))
+    _drop(state, work, tick.now, commands)
 
 
 def _drop(state: RunState, work: Work, now: float, commands: list[Command]) -> None:
@@ -303,6 +315,16 @@ def _cancel_asked(state: RunState, tick: CancelAsked, commands: list[Command]) -
     _end(state, tick.now, commands, End("run.cancelled", data))
 
 
+def _child_begun(state: RunState, tick: ChildBegun, commands: list[Command]) -> None:
+    state.children.add(tick.run_id)
+    if state.phase != "running":
+        commands.append(StopChild(tick.run_id))
+
+
+def _child_ended(state: RunState, tick: ChildEnded, _: list[Command]) -> None:
+    state.children.discard(tick.run_id)
+
+
 def _body_finished(state: RunState, tick: BodyFinished, commands: list[Command]) -> None:
     state.body = False
     _end(state, tick.now, commands, End("run.completed", {}, (tick.result,)))
@@ -315,7 +337,8 @@ def _body_failed(state: RunState, tick: BodyFailed, commands: list[Command]) -> 
 
 def _body_halted(state: RunState, tick: BodyHalted, commands: list[Command]) -> None:
     state.body = False
-    _end(state, tick.now, commands, End("run.cancelled", {"reason": None, "active_steps": []}))
+    data = {"reason": tick.reason, "active_steps": state.active_steps}
+    _end(state, tick.now, commands, End("run.cancelled", data))
 
 
 def _failure(
@@ -350,7 +373,8 @@ def _end(state: RunState, now: float, commands: list[Command], end: End) -> None
             work.state = "stopping"
     if state.body:
         commands.append(StopBody())
-    if state.works or state.body:
+    commands += [StopChild(run_id) for run_id in sorted(state.children)]
+    if state.works or state.body or state.children:
         commands.append(SetTimer(_GRACE, now + state.plan.grace))
 
 
@@ -363,6 +387,7 @@ def _abandon(state: RunState, commands: list[Command]) -> None:
         commands.append(Write("step.cancelled", work, work.attempt, {"abandoned": True}))
         work.state = "done"
     state.works.clear()
+    state.children.clear()
     state.body = False
 
 
@@ -385,6 +410,8 @@ _REDUCERS: dict[type, Callable[[RunState, Any, list[Command]], None]] = {
     Halted: _halted,
     Due: _due,
     CancelAsked: _cancel_asked,
+    ChildBegun: _child_begun,
+    ChildEnded: _child_ended,
     BodyFinished: _body_finished,
     BodyFailed: _body_failed,
     BodyHalted: _body_halted,

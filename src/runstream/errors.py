@@ -164,6 +164,12 @@ class RunTimedOut(RunstreamError, TimeoutError):
     code = "run_timed_out"
 
 
+class StepTimedOut(RunstreamError, TimeoutError):
+    """An attempt of a step exceeded the step's time limit."""
+
+    code = "step_timed_out"
+
+
 class RunLost(RunstreamError):
     """The run's process vanished and its grace is over; the log ended the run in its place."""
 

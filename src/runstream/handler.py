@@ -13,14 +13,14 @@ from .errors import (
     RunstreamError,
     RunTimedOut,
 )
-from .events import RESERVED_PREFIXES, Event
+from .events import RESERVED_PREFIXES, Event, StopEvent, event_class
 from .filter import Names, make_filter
 from .fold import TaskFold, TaskState
 from .log import Log, Producer, RunInfo, Status
 from .payload import encode_payload
 from .publisher import new_producer_id
 from .record import DROPPED, GAP, TERMINAL_KINDS, Cursor, Record, make_draft
-from .subscription import Subscription, make_start
+from .subscription import OpenLog, Subscription, make_start
 
 # What `stream_events` shows beside the user's own records: losses are never silent.
 _ALWAYS_SHOWN: Final = frozenset({GAP, DROPPED, *TERMINAL_KINDS})
@@ -29,7 +29,7 @@ _ALWAYS_SHOWN: Final = frozenset({GAP, DROPPED, *TERMINAL_KINDS})
 class Handler:
     """Follow, await, signal or cancel a run. Awaiting it gives the run's result."""
 
-    def __init__(self, log: Log, run_id: str) -> None:
+    def __init__(self, log: Log | OpenLog, run_id: str) -> None:
         self.run_id = run_id
         self._log = log
         self._info: RunInfo | None = None
@@ -47,7 +47,7 @@ class Handler:
         async with self._subscribe(kinds=sorted(TERMINAL_KINDS), last=1) as records:
             async for record in records:
                 if record.is_terminal and record.run_id == self.run_id:
-                    self._info = await self._log.info(self.run_id)
+                    await self.info()
                     return outcome(record)
         raise RunNotFound(f"run {self.run_id!r} was removed before it ended")
 
@@ -61,7 +61,7 @@ class Handler:
             internal = record.kind.startswith(RESERVED_PREFIXES)
             ends = record.is_terminal and record.run_id == self.run_id
             if expose_internal or not internal or ends or record.kind in (GAP, DROPPED):
-                yield record.as_event()
+                yield final_event(record) if ends else record.as_event()
 
     def subscribe(
         self,
@@ -129,7 +129,7 @@ class Handler:
 
     async def info(self) -> RunInfo:
         """What the log knows of the run now."""
-        self._info = await self._log.info(self.run_id)
+        self._info = await (await self._opened()).info(self.run_id)
         return self._info
 
     @property
@@ -143,9 +143,11 @@ class Handler:
 
     async def _send(self, kind: str, data: dict[str, object]) -> None:
         draft = make_draft(self.run_id, kind, encode_payload(data))
-        await self._log.append(
-            self.run_id, [draft], producer=Producer(new_producer_id(), epoch=0, number=1)
-        )
+        producer = Producer(new_producer_id(), epoch=0, number=1)
+        await (await self._opened()).append(self.run_id, [draft], producer=producer)
+
+    async def _opened(self) -> Log:
+        return await self._log() if callable(self._log) else self._log
 
     def _subscribe(
         self,
@@ -181,7 +183,8 @@ def outcome(record: Record) -> Any:
     data: dict[str, Any] = record.data
     match record.kind:
         case "run.completed":
-            return data.get("result")
+            stop = _stop_event(record)
+            return data.get("result") if stop is None else stop
         case "run.failed":
             error: dict[str, Any] = data.get("exception") or {}
             raise RunFailed(
@@ -196,3 +199,19 @@ def outcome(record: Record) -> Any:
             raise RunLost(f"run {record.run_id!r} was lost: {data.get('reason')}")
         case _:
             raise RunstreamError(f"not a terminal record: {record.kind}")
+
+
+def final_event(record: Record) -> Event:
+    """A terminal record as an event: a run that ended with a StopEvent of its own kind gives that one."""
+    return _stop_event(record) or record.as_event()
+
+
+def _stop_event(record: Record) -> StopEvent | None:
+    if record.kind != "run.completed" or "event" not in record.data:
+        return None
+    kind = event_class(record.data["event"])
+    if not issubclass(kind, StopEvent) or record.data.get("result") is None:
+        return None  # this process doesn't know the class, or the event was not JSON
+    event = kind.model_validate(record.data["result"])
+    object.__setattr__(event, "__event_record__", record)
+    return event

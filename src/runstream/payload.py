@@ -29,6 +29,10 @@ EXCEPTION_LENGTH_MAX: Final = 10_000
 
 # Takes the payload and the limit on its size.
 PayloadEncoder = Callable[[Any, int], bytes]
+# A step's result in its record: enough to see what it did; the run's own result may be a whole record.
+RESULT_SIZE_BYTES_MAX = 64 * 1024
+# A result that is not JSON is shown by this much of its repr.
+REPR_LENGTH_MAX = 500
 
 # Values of these types alone are nothing that the encoder copies unseen.
 _HARMLESS = frozenset({str, int, float, bool, type(None)})
@@ -174,6 +178,26 @@ def _checked(value: object, raw: bytes, size_bytes_max: int) -> bytes:
 def decode_payload(raw: bytes | msgspec.Raw) -> Any:
     """The Python value of stored JSON."""
     return msgspec.json.decode(raw)
+
+
+def result_fields(
+    result: object, *, size_bytes_max: int = RESULT_SIZE_BYTES_MAX
+) -> dict[str, object]:
+    """What a record says of a result: itself if it is JSON and not too large, else how Python shows it."""
+    if result is None:
+        return {"result": None}
+    try:
+        return {"result": msgspec.Raw(encode_json(result, size_bytes_max=size_bytes_max))}
+    except PayloadTooLarge:
+        reason = "too_large"
+    except InvalidPayload:
+        reason = "not_json"
+    try:
+        shown = repr(result)[:REPR_LENGTH_MAX]
+    except Exception as error:  # noqa: BLE001 - a `__repr__` of somebody else's
+        shown = f"<{type(result).__name__}, whose repr raises {type(error).__name__}>"
+    shown = shown.encode("utf-8", "backslashreplace").decode()
+    return {"result": None, "result_repr": shown, reason: True}
 
 
 def exception_payload(error: BaseException) -> dict[str, str]:

@@ -24,6 +24,7 @@ from .logs import canonical_url, is_embedded, open_log
 from .outbox import Counts, Outbox
 from .publisher import Publisher, new_producer_id
 from .settings import Settings, read_settings
+from .worker_threads import WorkerThreads
 
 
 class PublisherStats(msgspec.Struct, frozen=True):
@@ -58,6 +59,7 @@ class Process:
         self.inherited: Scope | None = None
         self.looked_for_inherited = False
         self.watches_exit = False
+        self.threads = WorkerThreads()
 
 
 _process = Process()
@@ -106,6 +108,11 @@ def publisher(url: str, settings: Settings | None = None) -> Publisher:
             _process.publishers[url] = there
             _watch_exit()
         return there
+
+
+def threads() -> WorkerThreads:
+    """The threads in which plain functions run as steps."""
+    return _process.threads
 
 
 def tickets() -> list[Future[bool]]:

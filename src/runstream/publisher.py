@@ -45,6 +45,8 @@ class Publisher:
         self._sending: dict[Outbox, asyncio.Task[None]] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[Outbox, float] = {}
+        # Runs of this process that are under way: nothing else need hold on to them.
+        self.in_progress: set[object] = set()
         self._call_writer: Callable[[], None] | None = None
         if isinstance(log, FetchesAppends):
             self._call_writer = log.fetch_from(self._take)

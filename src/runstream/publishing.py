@@ -72,6 +72,7 @@ def publish(
         InvalidInput: the payload is not JSON exactly as it is (NaN, too large, too deep, …), or a name
             is not acceptable or reserved. A `ValueError`.
         RunEnded: the run has ended, as far as this process knows.
+        RunCancelled, StepTimedOut: the step that calls this was told to stop.
         QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
     """
     cls = payload.__class__
@@ -92,6 +93,9 @@ def publish(
     if scope is None:
         _drop_outside(kind)
         return
+    control = scope.control
+    if control is not None and control.stopped:
+        control.check()
     outlet = scope.outlet
     raw = payload_encoder(cls)(payload, outlet.size_bytes_max)
     draft = Draft(

@@ -12,8 +12,11 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from .attempt import Attempt
 from .child_outlet import ChildOutlet
-from .context import Outlet, Scope, current_scope
+from .conductor import Conductor
+from .context import Control, Outlet, Scope, current_scope
+from .engine import Plan
 from .errors import InvalidInput, LeaseHeld
 from .events import check_name
 from .lease import LeaseObserver
@@ -166,7 +169,14 @@ class Run(Membership):
                     await asyncio.sleep(lease.lease_s / LOOKS_PER_LEASE)
 
     def _scope(self, outlet: Outlet) -> Scope:
-        return Scope(outlet, self.run_id)
+        return Scope(outlet, self.run_id, control=self._control(outlet))
+
+    def _control(self, outlet: Outlet) -> Control | None:
+        """Who runs the steps that the block calls."""
+        if self._publisher is None:
+            return None
+        plan, portal = Plan(), self._publisher.portal
+        return Attempt(Conductor(plan, run_id=self.run_id, outlet=outlet, portal=portal))
 
     def _first_record(self, outlet: Outlet) -> None:
         if self.resumed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from operator import attrgetter
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -38,6 +38,9 @@ GapReason = Literal["trimmed", "generation_changed", "removed"]
 
 
 _run_id = attrgetter("run_id")
+
+# A log that is still being opened.
+OpenLog = Callable[[], Awaitable[Log]]
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -67,7 +70,7 @@ class Subscription:
 
     def __init__(
         self,
-        log: Log,
+        log: Log | OpenLog,
         run_id: str,
         *,
         filter: Filter,
@@ -76,7 +79,9 @@ class Subscription:
         wait: bool = False,
     ) -> None:
         self.run_id = run_id
-        self._log = log
+        self._open_log = log if callable(log) else None
+        if not callable(log):
+            self._log = log
         self._filter = filter
         self._start = start
         self._follow = follow
@@ -118,6 +123,8 @@ class Subscription:
 
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """The same records, in the lists that they were read in (never empty)."""
+        if self._open_log is not None:
+            self._log = await self._open_log()
         info = await self._find_run()
         position = await self._first_position(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).

@@ -118,6 +118,20 @@ class CancelAsked(msgspec.Struct):
     reason: str | None = None
 
 
+class ChildBegun(msgspec.Struct):
+    """A child run began in this process."""
+
+    now: float
+    run_id: str
+
+
+class ChildEnded(msgspec.Struct):
+    """A child run's terminal record is written."""
+
+    now: float
+    run_id: str
+
+
 class BodyFinished(msgspec.Struct):
     """The pipeline's function returned."""
 
@@ -138,6 +152,7 @@ class BodyHalted(msgspec.Struct):
     """The pipeline's function ended because it was cancelled."""
 
     now: float
+    reason: str | None = None
 
 
 Tick = (
@@ -149,6 +164,8 @@ Tick = (
     | Halted
     | Due
     | CancelAsked
+    | ChildBegun
+    | ChildEnded
     | BodyFinished
     | BodyFailed
     | BodyHalted
@@ -185,6 +202,12 @@ class StopBody(msgspec.Struct):
     """Stop the pipeline's function."""
 
 
+class StopChild(msgspec.Struct):
+    """Cancel a child run."""
+
+    run_id: str
+
+
 class SetTimer(msgspec.Struct):
     """Send `Due` at that time."""
 
@@ -199,11 +222,14 @@ class ClearTimer(msgspec.Struct):
 
 
 class End(msgspec.Struct):
-    """Write the run's terminal record; nothing follows it. `result` is what `stop` brought, boxed."""
+    """Write the run's terminal record; nothing follows it. `result` is what `stop` brought, boxed;
+    `work` the one whose error it is (0: the body's).
+    """
 
     kind: str
     data: dict[str, Any]
     result: tuple[Any] | None = None
+    work: int = 0
 
 
-Command = Write | Start | Stop | StopBody | SetTimer | ClearTimer | End
+Command = Write | Start | Stop | StopBody | StopChild | SetTimer | ClearTimer | End

@@ -1,0 +1,88 @@
+"""The mailbox of a run: steps that wait for an event (`ctx.wait_for_event`), and events that came before
+anybody waited.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any, Final
+
+from .events import Event
+
+# Events that nobody has asked for yet. They come from people and other programs, so they are few.
+KEPT_MAX: Final = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class Waiter:
+    """Somebody who waits for one event of a type whose fields have the required values."""
+
+    __slots__ = ("arrived", "event_type", "requirements")
+
+    def __init__(self, event_type: type[Event], requirements: Mapping[str, Any]) -> None:
+        self.event_type = event_type
+        self.requirements = requirements
+        self.arrived: Future[Event] = Future()
+
+    def accepts(self, event: Event) -> bool:
+        return isinstance(event, self.event_type) and all(
+            getattr(event, name, None) == value for name, value in self.requirements.items()
+        )
+
+
+class Mailbox:
+    """Waiters, oldest first, and kept events, oldest first. Safe for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiters: list[Waiter] = []
+        self._kept: deque[Event] = deque()
+
+    def wait(self, waiter: Waiter) -> None:
+        """Have `waiter.arrived` get the first matching event, of those that are kept or to come."""
+        with self._lock:
+            for at, event in enumerate(self._kept):
+                if waiter.accepts(event):
+                    del self._kept[at]
+                    waiter.arrived.set_result(event)
+                    return
+            self._waiters.append(waiter)
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """The waiter has gone: an event that it got at the same moment is for another one."""
+        with self._lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                return
+        if waiter.arrived.done() and not waiter.arrived.cancelled():
+            event = waiter.arrived.result()
+            if not self.offer(event):
+                self.keep(event)
+
+    def offer(self, event: Event) -> bool:
+        """Give the event to the oldest waiter that accepts it; False if there is none."""
+        with self._lock:
+            for at, waiter in enumerate(self._waiters):
+                if waiter.accepts(event):
+                    del self._waiters[at]
+                    waiter.arrived.set_result(event)
+                    return True
+            return False
+
+    def keep(self, event: Event) -> None:
+        """Keep an event that nobody waits for yet."""
+        with self._lock:
+            if len(self._kept) >= KEPT_MAX:
+                dropped = self._kept.popleft()
+                logger.warning(
+                    "more than %d events were sent into the run that no step has asked for: "
+                    "the oldest, a %s, is dropped",
+                    KEPT_MAX,
+                    dropped.event_type,
+                )
+            self._kept.append(event)
