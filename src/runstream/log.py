@@ -10,6 +10,7 @@ Every method may be cancelled: that only stops the waiting, the log stays whole 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from .errors import (
     NumberGap,
     PositionGone,
     ProducerFenced,
+    RunEnded,
 )
 from .events import check_name
 from .record import TERMINAL_KINDS, Cursor, Draft, Origin, check_run_id, make_draft
@@ -183,7 +185,7 @@ class Log(Protocol):
         Raises:
             RunNotFound: no such run (and no `workflow`), or no such parent.
             RunEnded: the run, or the root that a child would join, has ended.
-            InvalidInput: a claim without a producer, or a name that cannot be.
+            InvalidInput: a claim without a producer or for an impossible time, or an impossible name.
             LeaseHeld: a claim, while the run is `running` and another owner holds its lease.
         """
         ...
@@ -200,13 +202,15 @@ class Log(Protocol):
 
         When it returns they are durable, and every `read` sees them. With a `producer` a repeat is
         harmless. `final` goes with a last draft that ends the root; children that are still running
-        are ended as lost just before it.
+        are ended as lost just before it, between it and the other drafts.
 
         Raises:
-            RunNotFound, RunEnded: there is no such run, or its stream has its terminal record.
+            RunNotFound: there is no such run.
+            RunEnded: the stream has its terminal record, or a draft is of a child that has ended.
             ProducerFenced: a newer epoch of this producer exists.
             NumberGap: the numbers leave a hole, or overlap partly with what is stored.
-            InvalidInput: no drafts, or `final` does not agree with the last of them.
+            InvalidInput: no drafts, one of a run that is not in the stream, or `final` does not agree
+                with the last of them.
             LogUnavailable: nothing was stored; the same call may be made again.
         """
         ...
@@ -214,7 +218,11 @@ class Log(Protocol):
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         """The records of the run's stream behind `after`, at most `limit`; never waits for news.
 
+        A page may hold fewer than there are (a log bounds it in bytes, or has the rest elsewhere):
+        only an empty one says that nothing is behind `after`. A limit beyond the most is lowered.
+
         Raises:
+            InvalidInput: a limit below 1.
             RunNotFound: no such run.
             GenerationChanged: the cursor is of another generation.
             PositionGone: records behind the cursor have been trimmed.
@@ -246,12 +254,16 @@ class Log(Protocol):
         """End the claim that an observer saw lapse; harmless if the lease has moved on meanwhile.
 
         In one step: compare the lease, fence the owner's epoch, and append `run.stalled` (a running
-        run with a grace) or else the final `run.lost`.
+        run with a grace) or else the final `run.lost`. A stalled run has a lease that is nobody's: it
+        lapses after the grace, unless the run is claimed before.
         """
         ...
 
     async def trim(self, run_id: str, *, through: int) -> None:
-        """Drop the records up to and including `through`; numbers go on."""
+        """Drop the records up to and including `through`; numbers go on.
+
+        Readers in other processes may get them a little longer.
+        """
         ...
 
     async def list(
@@ -262,7 +274,12 @@ class Log(Protocol):
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first; `before` is the run id that the last page ended with."""
+        """Runs, newest first; `before` is the run id that the last page ended with.
+
+        Raises:
+            RunNotFound: there is no run `before` (any more).
+            InvalidInput: a limit below 1; one beyond the most is lowered.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -341,13 +358,36 @@ def admit(
     )
 
 
-def check_open(run_id: str, producer: str | None, claim: LeaseClaim | None) -> None:
-    """Raises InvalidInput for names that cannot be, or a claim that nobody makes."""
+def check_open(
+    run_id: str,
+    producer: str | None,
+    workflow: str | None,
+    parent_run_id: str | None,
+    claim: LeaseClaim | None,
+) -> None:
+    """Raises InvalidInput for names that cannot be, or a claim that nobody makes or nobody could keep."""
     check_run_id(run_id)
+    if workflow is not None:
+        check_name(workflow, "workflow")
+    if parent_run_id is not None:
+        check_run_id(parent_run_id)
     if producer is not None:
         check_name(producer, "producer id")
-    elif claim is not None:
+    if claim is None:
+        return
+    if producer is None:
         raise InvalidInput("a lease needs an owner: open with a producer")
+    if not 0 < claim.lease_s < math.inf or not 0 <= claim.grace_s < math.inf:
+        raise InvalidInput(
+            f"a lease is for a time above 0 and a grace for one from 0 (seconds), not {claim}"
+        )
+
+
+def check_limit(limit: int, most: int) -> int:
+    """The limit of a page, lowered to the `most` that there may be. Raises InvalidInput below 1."""
+    if limit < 1:
+        raise InvalidInput(f"a page holds at least one entry, not {limit}")
+    return min(limit, most)
 
 
 def check_batch(drafts: Sequence[Draft], *, root_run_id: str, final: bool) -> None:
@@ -365,6 +405,35 @@ def check_batch(drafts: Sequence[Draft], *, root_run_id: str, final: bool) -> No
             if final
             else f"a record that ends the root run {root_run_id!r} must be the last, with final=True"
         )
+
+
+def check_children(
+    drafts: Sequence[Draft], *, root_run_id: str, status_of: Callable[[str], Status | None]
+) -> None:
+    """Check the drafts of children; `status_of` gives the status of a run of this stream, else None.
+
+    Raises:
+        InvalidInput: a draft of a run that is not in the stream.
+        RunEnded: a draft of a child that has ended, or ends earlier in the batch.
+    """
+    children = {draft.run_id for draft in drafts}
+    children.discard(root_run_id)
+    if not children:
+        return
+    ended: set[str] = set()
+    for run_id in children:
+        status = status_of(run_id)
+        if status is None:
+            raise InvalidInput(f"run {run_id!r} is not in the stream of {root_run_id!r}")
+        if status in END_STATUSES:
+            ended.add(run_id)
+    for draft in drafts:
+        if draft.run_id in ended:
+            raise RunEnded(
+                f"run {draft.run_id!r} has ended, nothing can follow its terminal record"
+            )
+        if draft.is_terminal:
+            ended.add(draft.run_id)
 
 
 def check_position(info: RunInfo, after: Cursor) -> None:
@@ -391,6 +460,18 @@ def check_owner(lease: Lease | None, run_id: str, owner: str, epoch: int) -> Non
     """Raises LeaseLost unless (owner, epoch) holds the lease."""
     if lease is None or (lease.owner, lease.epoch) != (owner, epoch):
         raise LeaseLost(f"the lease of run {run_id!r} is no longer held by {owner!r}")
+
+
+def stalled_lease(lease: Lease, epoch: int) -> Lease:
+    """The lease of a run that has stalled: of the `epoch` that fences its owner, so nobody can renew it,
+    and another one than what observers saw lapse, so only the first of them acts.
+    """
+    return Lease(lease.owner, epoch, lease.counter + 1, lease.lease_s, lease.grace_s)
+
+
+def renewed_lease(lease: Lease) -> Lease:
+    """The lease after a sign of life."""
+    return Lease(lease.owner, lease.epoch, lease.counter + 1, lease.lease_s, lease.grace_s)
 
 
 def lost_draft(run_id: str, reason: str) -> Draft:

@@ -1,0 +1,138 @@
+"""The conformance suite: every promise of the log contract as a check that any log can be put to.
+
+`runstream check URL` runs it for users; the tests run it on every log of ours. A bug that breaks a promise
+begins as a new check here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Final, Literal
+
+from .. import logs
+from ..log import Log
+from . import durable, end, filters, lease, listing, live, model, order, resume, retry, rude
+from .check import CHECK_S_MAX, BrokenPromise, Check, NotApplicable, OpenLog, Outcome
+
+_AREAS: Final = {
+    "order": order,
+    "durability": durable,
+    "resume": resume,
+    "live": live,
+    "filter": filters,
+    "retry": retry,
+    "lease": lease,
+    "end": end,
+    "list": listing,
+    "rude": rude,
+    "random": model,
+}
+
+
+def _checks_of(area: str, module: ModuleType) -> list[Check]:
+    return [
+        Check(
+            name=name.removeprefix("check_"),
+            area=area,
+            promise=" ".join((inspect.getdoc(run) or "").split()),
+            run=run,
+        )
+        for name, run in vars(module).items()
+        if name.startswith("check_") and inspect.iscoroutinefunction(run)
+    ]
+
+
+# In the order of their areas, and in each area in the order of its file.
+CHECKS: Final = tuple(
+    check for area, module in _AREAS.items() for check in _checks_of(area, module)
+)
+
+
+async def run_checks(
+    open_log: OpenLog, *, only: Collection[str] | None = None
+) -> AsyncGenerator[Outcome, None]:
+    """Put a log to every check, or to those whose names or areas are in `only`; one outcome each.
+
+    The runs that this makes are of workflows that begin with `check-` or are called `conformance`; other
+    runs of the store are left alone.
+    """
+    for check in CHECKS:
+        if only is None or check.name in only or check.area in only:
+            yield await run_check(check, open_log)
+
+
+async def run_check(check: Check, open_log: OpenLog) -> Outcome:
+    """Put a log to one check. Only being cancelled leaves this function as an exception."""
+    start = time.perf_counter()
+    status: Literal["kept", "broken", "not_applicable"] = "kept"
+    why = ""
+    try:
+        async with asyncio.timeout(CHECK_S_MAX):
+            await check.run(open_log)
+    except NotApplicable as reason:
+        status, why = "not_applicable", str(reason)
+    except BrokenPromise as broken:
+        status, why = "broken", str(broken)
+    except TimeoutError:
+        status, why = "broken", f"it hangs: not done after {CHECK_S_MAX:.0f} s"
+    except Exception as error:  # noqa: BLE001 - whatever a log raises, the next check goes on
+        status, why = "broken", f"unexpected {type(error).__name__}: {error}"
+    seconds = time.perf_counter() - start
+    return Outcome(check.name, check.area, check.promise, status, why, seconds)
+
+
+def log_factory(url: str) -> OpenLog:
+    """Handles on the log of a URL, each as another process would have it.
+
+    Raises (on opening):
+        InvalidURL, NotALog, LogUnavailable: the log cannot be opened.
+    """
+    return _MemoryHandles(url) if url.partition(":")[0] == "memory" else _Handles(url)
+
+
+class _Handles:
+    """A store that outlives its handles: each one is opened from the URL for itself."""
+
+    reopens = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[Log, None]:
+        # Opening may wait for a disk.
+        log = await asyncio.to_thread(logs.open_log, self._url)
+        try:
+            yield log
+        finally:
+            await log.aclose()
+
+
+class _MemoryHandles:
+    """A store in this process: its handles are one object, and the last one closed takes it away."""
+
+    reopens = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._log: Log | None = None
+        self._open = 0
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[Log, None]:
+        if self._log is None:
+            self._log = logs.open_log(self._url)
+        log = self._log
+        self._open += 1
+        try:
+            yield log
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                self._log = None
+                await log.aclose()
