@@ -247,7 +247,7 @@ def _parts(value: object) -> Iterable[object]:
         return cast("Iterable[object]", value)
     if isinstance(value, BaseModel):
         # Its own view of itself: with computed fields, without excluded ones; NaN is still NaN here.
-        return (value.model_dump(mode="json", by_alias=True),)
+        return (value.model_dump(),)
     if isinstance(value, Enum):
         return (value.value,)
     names: Iterable[str]
