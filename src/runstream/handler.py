@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Any, Final
 
 from .errors import (
@@ -51,17 +51,23 @@ class Handler:
                     return outcome(record)
         raise RunNotFound(f"run {self.run_id!r} was removed before it ended")
 
-    async def stream_events(self, expose_internal: bool = False) -> AsyncGenerator[Event, None]:
+    async def stream_events(
+        self, expose_internal: bool = False, *, classes: Iterable[type[Event]] = ()
+    ) -> AsyncGenerator[Event, None]:
         """Typed events, from the start of the run until its end.
+
+        A kind becomes an event of the newest class of that kind in this process; `classes` decides
+        where there are several.
 
         Any number of times, also at once: each call has its own position. `expose_internal` adds the
         lifecycle of the run, its steps and its tasks. Gaps and drops are always shown.
         """
+        classes = tuple(classes)
         async for record in self._subscribe():
             internal = record.kind.startswith(RESERVED_PREFIXES)
             ends = record.is_terminal and record.run_id == self.run_id
             if expose_internal or not internal or ends or record.kind in (GAP, DROPPED):
-                yield record.as_event()
+                yield record.as_event(*classes)
 
     def subscribe(
         self,
