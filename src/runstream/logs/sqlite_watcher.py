@@ -56,8 +56,8 @@ class Watcher:
         while not self._closing.is_set():
             if not self._bell.listened:
                 self._listening.clear()
-                # Somebody may have come between the question and the clearing.
-                if not self._bell.listened:
+                # Somebody may have come, or closed us, between the question and the clearing.
+                if not self._bell.listened and not self._closing.is_set():
                     self._listening.wait()
             try:
                 self._look()
