@@ -180,7 +180,8 @@ class Writer:
                 self._bound_wal()
                 if look_at == math.inf:
                     look_at = 0.0
-            elif self._closing and self._queue.empty():
+            # Not only when there was nothing to do: the call to close may have come among the jobs.
+            if self._closing and self._queue.empty():
                 return
             if time.monotonic() >= look_at and not self._closing:
                 for chore in self._chores:
