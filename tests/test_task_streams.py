@@ -56,7 +56,8 @@ edits = st.lists(
             st.just("set_lookalike"), st.sampled_from([1, True, 1.0, 0, False, -0.0, None, ""])
         ),
     ),
-    max_size=12,
+    min_size=2,
+    max_size=20,
 )
 
 
@@ -182,7 +183,7 @@ snapshot_sizes = st.sampled_from([0, 50, 200, 4096])
 
 
 @pytest.mark.allow_blocking  # to draw an edit may take long, and has to happen between the calls
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(two_tasks, snapshot_sizes, st.data())
 async def test_the_fold_is_the_live_state_from_every_start(
     both: list[tuple[dict[str, Any], list[Edit]]], snapshot_bytes: int, data: st.DataObject
