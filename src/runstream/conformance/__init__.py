@@ -12,12 +12,21 @@ import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from types import ModuleType
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 
 from .. import logs
-from ..log import Log
+from ..log import Log, Opened
 from . import durable, end, filters, lease, listing, live, model, order, resume, retry, rude
-from .check import CHECK_S_MAX, BrokenPromise, Check, NotApplicable, OpenLog, Outcome
+from .check import (
+    AT_ONCE,
+    CHECK_S_MAX,
+    BrokenPromise,
+    Check,
+    NotApplicable,
+    OpenLog,
+    Outcome,
+    ending,
+)
 
 _AREAS: Final = {
     "order": order,
@@ -58,32 +67,77 @@ async def run_checks(
 ) -> AsyncGenerator[Outcome, None]:
     """Put a log to every check, or to those whose names or areas are in `only`; one outcome each.
 
-    The runs that this makes are of workflows that begin with `check-` or are called `conformance`; other
-    runs of the store are left alone.
+    The runs that this makes are of workflows that begin with `check-` or are called `conformance`, and
+    are ended when their check is done; other runs of the store are left alone.
     """
     for check in CHECKS:
         if only is None or check.name in only or check.area in only:
-            yield await run_check(check, open_log)
+            recorded = _Recorded(open_log)
+            yield await run_check(check, recorded)
+            await recorded.end_runs()
 
 
-async def run_check(check: Check, open_log: OpenLog) -> Outcome:
+async def run_check(
+    check: Check, open_log: OpenLog, *, seconds_max: float = CHECK_S_MAX
+) -> Outcome:
     """Put a log to one check. Only being cancelled leaves this function as an exception."""
     start = time.perf_counter()
     status: Literal["kept", "broken", "not_applicable"] = "kept"
     why = ""
     try:
-        async with asyncio.timeout(CHECK_S_MAX):
+        async with asyncio.timeout(seconds_max):
             await check.run(open_log)
     except NotApplicable as reason:
         status, why = "not_applicable", str(reason)
     except BrokenPromise as broken:
         status, why = "broken", str(broken)
     except TimeoutError:
-        status, why = "broken", f"it hangs: not done after {CHECK_S_MAX:.0f} s"
+        status, why = "broken", f"it hangs: not done after {seconds_max:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever a log raises, the next check goes on
         status, why = "broken", f"unexpected {type(error).__name__}: {error}"
     seconds = time.perf_counter() - start
     return Outcome(check.name, check.area, check.promise, status, why, seconds)
+
+
+class _Recorded:
+    """A store that knows which runs were opened through it, so that none of them is left running."""
+
+    def __init__(self, open_log: OpenLog) -> None:
+        self.reopens = open_log.reopens
+        self._open_log = open_log
+        self._opened: list[str] = []
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[Log, None]:
+        async with self._open_log() as log:
+            yield cast(Log, _Recorder(log, self._opened))
+
+    async def end_runs(self) -> None:
+        """End the runs that still run: a run that never ends would never age out."""
+        if not self.reopens:
+            return
+        async with self._open_log() as log:
+            opened = list(dict.fromkeys(self._opened))
+            for start in range(0, len(opened), AT_ONCE):
+                some = opened[start : start + AT_ONCE]
+                ends = (log.append(run, [ending(run, "run.cancelled")], final=True) for run in some)
+                # Refused if it has ended, was never opened, or is a child, which ends with its root.
+                await asyncio.gather(*ends, return_exceptions=True)
+
+
+class _Recorder:
+    """A handle that notes which runs it opens."""
+
+    def __init__(self, log: Log, opened: list[str]) -> None:
+        self._log = log
+        self._opened = opened
+
+    async def open(self, run_id: str, **options: Any) -> Opened:
+        self._opened.append(run_id)
+        return await self._log.open(run_id, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
 
 
 def log_factory(url: str) -> OpenLog:

@@ -27,6 +27,8 @@ CHECK_S_MAX: Final = 30.0
 FOREVER_S: Final = 10 * CHECK_S_MAX
 # A log's own polling tick: after it a waiter really waits.
 TICK_S: Final = 0.02
+# Calls of a crowd under way at the same time: enough to share commits, no burden for a server.
+AT_ONCE: Final = 500
 # Of a value that a broken promise shows: it is one line of a report.
 SHOWN_MAX: Final = 300
 # Every run of the suite is one of this workflow, so that a person can tell them apart.

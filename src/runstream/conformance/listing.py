@@ -6,10 +6,9 @@ import asyncio
 
 from ..log import LIST_LIMIT_MAX, Log, RunInfo, Status
 from ..record import make_draft
-from .check import OpenLog, ending, expect, expect_equal, new_name, new_run
+from .check import AT_ONCE, OpenLog, ending, expect, expect_equal, new_name, new_run
 
 MANY_RUNS = 10_000
-AT_ONCE = 500
 
 
 async def _list_all(
@@ -80,7 +79,6 @@ async def check_ten_thousand_runs_are_all_listed(open_log: OpenLog) -> None:
         got = [info.run_id for info in listed]
         expect(set(got) == set(runs), "other runs are listed than were opened")
         for start in range(0, MANY_RUNS, AT_ONCE):
-            # So that they age out like any other run.
             some = runs[start : start + AT_ONCE]
             await asyncio.gather(
                 *(log.append(run, [ending(run, "run.cancelled")], final=True) for run in some)
