@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import LogClosed, RunstreamError
 from .sqlite_file import BUSY_TIMEOUT_S, LOCK_POLL_S, bound_wal, is_fault_of_file, translate
+from .sqlite_lines import Line
 from .sqlite_shared import Shared
 from .sqlite_store import Removed, Stored
 
@@ -78,13 +79,13 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        connection: sqlite3.Connection,
+        line: Line,
         shared: Shared,
         on_commit: Callable[[Sequence[Stored | Removed]], None],
         chores: tuple[Chore, ...] = (),
     ) -> None:
         self._path = path
-        self._connection = connection
+        self._line = line
         self._shared = shared
         self._on_commit = on_commit
         self._chores = chores
@@ -164,32 +165,40 @@ class Writer:
             )
         finally:
             self._ended = ended
-            self._connection.close()
         self._refuse_rest()
 
     def _serve(self) -> None:
         look_at = math.inf
         while True:
-            jobs = self._wait_jobs(look_at)
-            if jobs:
-                self._unfinished = jobs
-                self._commit(jobs)
-                self._unfinished = []
-                busy = LINGER_FROM <= self._last_count < LINGER_BELOW
-                self._may_linger = busy and not self._queue.empty()
-                self._bound_wal()
-                if look_at == math.inf:
-                    look_at = 0.0
+            self._unfinished = jobs = self._wait_jobs(look_at)
+            try:
+                with self._line.used() as self._connection:
+                    look_at = self._work(jobs, look_at)
+            except RunstreamError as error:  # it could not be opened again after a fork
+                for job in jobs:
+                    _tell(job, error)
+            self._unfinished = []
             # Not only when there was nothing to do: the call to close may have come among the jobs.
             if self._closing and self._queue.empty():
                 return
-            if time.monotonic() >= look_at and not self._closing:
-                for chore in self._chores:
-                    job = chore.look(self._connection)
-                    if job is not None:
-                        self._commit([job])
-                pauses = [chore.pause_s() for chore in self._chores]
-                look_at = time.monotonic() + min(pauses, default=math.inf)
+
+    def _work(self, jobs: list[Job], look_at: float) -> float:
+        """Do the jobs, then the chores when it is time for them; when that is again."""
+        if jobs:
+            self._commit(jobs)
+            busy = LINGER_FROM <= self._last_count < LINGER_BELOW
+            self._may_linger = busy and not self._queue.empty()
+            self._bound_wal()
+            if look_at == math.inf:
+                look_at = 0.0
+        if self._closing or time.monotonic() < look_at:
+            return look_at
+        for chore in self._chores:
+            job = chore.look(self._connection)
+            if job is not None:
+                self._commit([job])
+        pauses = [chore.pause_s() for chore in self._chores]
+        return time.monotonic() + min(pauses, default=math.inf)
 
     def _bound_wal(self) -> None:
         now = time.monotonic()
