@@ -9,24 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..bell import Bell
-from ..errors import LeaseHeld, LogClosed, RunEnded, RunNotFound
-from ..log import (
+from ..admission import (
     LEASE_LAPSED,
-    LIST_LIMIT_MAX,
     PARENT_ENDED,
-    READ_LIMIT_DEFAULT,
-    READ_LIMIT_MAX,
-    STATUS_BY_KIND,
-    Appended,
-    Lease,
-    LeaseClaim,
-    Opened,
-    Page,
-    Producer,
-    ProducerState,
-    RunInfo,
-    Status,
     admit,
     check_batch,
     check_children,
@@ -39,6 +24,23 @@ from ..log import (
     renewed_lease,
     stalled_draft,
     stalled_lease,
+)
+from ..bell import Bell
+from ..errors import LeaseHeld, LogClosed, RunEnded, RunNotFound
+from ..log import (
+    LIST_LIMIT_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    STATUS_BY_KIND,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    Producer,
+    ProducerState,
+    RunInfo,
+    Status,
 )
 from ..record import Cursor, Draft, now_us
 from . import refuse_unknown
