@@ -19,8 +19,9 @@ from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote
 
 from ..admission import (
+    check_limit,
+    check_open,
 )
-from ..admission import check_limit, check_open
 from ..bell import Bell
 from ..errors import InvalidURL, LogClosed
 from ..log import (
