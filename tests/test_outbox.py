@@ -344,6 +344,18 @@ def test_what_slips_behind_the_end_is_dropped_and_the_end_is_kept() -> None:
     assert box.counts.dropped == 1
 
 
+def test_what_slips_behind_a_childs_end_is_dropped_and_the_root_goes_on() -> None:
+    box = outbox()
+    box.put_always(draft(0, "run.completed", run_id="child"))
+    box.put(draft(1, run_id="child"))
+    box.put(draft(2))
+    assert len(taken(box).drafts) == 2
+    box.put(draft(3, run_id="child"))
+    box.put(draft(4))
+    assert len(taken(box).drafts) == 1
+    assert box.counts.dropped == 2
+
+
 def test_closing_answers_everyone_and_counts_what_was_queued(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
