@@ -121,7 +121,7 @@ class _Recorded:
             for start in range(0, len(opened), AT_ONCE):
                 some = opened[start : start + AT_ONCE]
                 ends = (log.append(run, [ending(run, "run.cancelled")], final=True) for run in some)
-                # Refused if it has ended, was never opened, or is a child, which ends with its root.
+                # Refused if it has ended, or is a child, which ends with its root.
                 await asyncio.gather(*ends, return_exceptions=True)
 
 
@@ -133,8 +133,9 @@ class _Recorder:
         self._opened = opened
 
     async def open(self, run_id: str, **options: Any) -> Opened:
+        opened = await self._log.open(run_id, **options)
         self._opened.append(run_id)
-        return await self._log.open(run_id, **options)
+        return opened
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
