@@ -24,7 +24,7 @@ from runstream.record import Origin, Record, make_draft
 from runstream.streams import Streams
 
 
-class Progress(Event, kind="progress"):
+class Progress(Event, kind="handler_progress"):
     done: int
 
 
@@ -95,6 +95,26 @@ async def test_events_come_typed_any_number_of_times_and_at_once(
     assert [event.record.seq for event in first] == [2, 3, 4, 5, 6]
 
 
+async def test_the_caller_says_which_of_two_classes_of_one_kind_is_meant(
+    streams: Streams, sqlite_url: str
+) -> None:
+    class First(Event, kind="twice"):
+        done: int
+
+    class Second(Event, kind="twice"):
+        done: int
+
+    async with start_run("nightly", url=sqlite_url) as run:
+        publish(First(done=1))
+
+    handler = streams.handler(run.run_id)
+    newest = [event async for event in handler.stream_events()]
+    chosen = [event async for event in handler.stream_events(classes=[First])]
+
+    assert type(newest[0]) is Second
+    assert type(chosen[0]) is First
+
+
 async def test_lifecycle_is_shown_when_asked_for(streams: Streams, sqlite_url: str) -> None:
     handler = streams.handler(await a_run(sqlite_url, count=0))
 
@@ -105,11 +125,11 @@ async def test_lifecycle_is_shown_when_asked_for(streams: Streams, sqlite_url: s
 
 async def test_a_failed_run_raises_what_happened(streams: Streams, sqlite_url: str) -> None:
     with pytest.raises(KeyError):
-        async with start_run("nightly", url=sqlite_url) as run:
+        async with start_run("nightly", run_id="failing", url=sqlite_url):
             raise KeyError("missing")
 
     with pytest.raises(RunFailed, match="KeyError: 'missing'") as caught:
-        await streams.handler(run.run_id)
+        await streams.handler("failing")
     assert caught.value.error == {"type": "KeyError", "message": "'missing'"}
 
 
@@ -175,7 +195,7 @@ async def test_the_cursor_shows_only_what_comes_after_it(streams: Streams, sqlit
     records = [record async for record in handler.subscribe(after=cursor)]
 
     assert [record.kind for record in records] == ["run.signal", "event", "run.completed"]
-    assert records[0].data == {"type": "progress", "event": {"done": 2}}
+    assert records[0].data == {"type": "handler_progress", "event": {"done": 2}}
 
 
 async def test_cancel_is_a_stored_request(streams: Streams, sqlite_url: str) -> None:

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("events", "patch", "payload", "record", "retry"),
     (
+        "admission",
         "bell",
         "child_outlet",
         "collector",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -51,7 +51,9 @@ async def collect(subscription: Subscription) -> list[Record]:
 
 
 @asynccontextmanager
-async def collecting(subscription: Subscription) -> AsyncIterator[asyncio.Task[list[Record]]]:
+async def collecting(
+    subscription: Subscription,
+) -> AsyncGenerator[asyncio.Task[list[Record]]]:
     task = asyncio.create_task(collect(subscription))
     try:
         yield task
@@ -177,6 +179,16 @@ async def test_last_counts_what_the_filter_matches_and_then_follows(log: Log) ->
     assert found == [100, 200, 300, None]
 
 
+async def test_last_finds_its_records_behind_large_ones(log: Log) -> None:
+    await log.append(RUN, tokens(3))
+    for n in range(8):
+        await log.append(RUN, [make_draft(RUN, "blob", {"n": n, "text": "x" * 1_000_000})])
+
+    records = await collect(Streams(log).subscribe(RUN, last=9, follow=False))
+
+    assert [record.seq for record in records] == list(range(3, 12))
+
+
 @pytest.mark.parametrize(("last", "expected"), [(0, []), (2, [2, 3]), (9, [1, 2, 3])])
 async def test_last_is_at_most_what_there_is(log: Log, last: int, expected: list[int]) -> None:
     await log.append(RUN, tokens(3))
@@ -285,7 +297,7 @@ class ReadOnly:
 async def test_a_follower_that_may_only_read_ends_with_a_record_of_its_own(log: Log) -> None:
     await log.open("doomed", producer="dead", workflow="nightly", claim=LeaseClaim(lease_s=0.1))
 
-    records = await collect(Streams(ReadOnly(log)).subscribe("doomed", kinds="token"))
+    records = await collect(Streams(cast(Log, ReadOnly(log))).subscribe("doomed", kinds="token"))
 
     assert [(record.kind, record.seq) for record in records] == [("run.lost", 0)]
     assert (await log.info("doomed")).status == "running"

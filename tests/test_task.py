@@ -1,75 +1,25 @@
-"""What a task does at each call: states and refusals, nesting and ends, room and records."""
+"""What a task does at each call: the patterns of use, models, refusals."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, assert_type
 
-import msgspec
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from runstream import Task, bind, connect, process, start_run
-from runstream.context import Scope, current_scope
-from runstream.errors import InvalidInput, PayloadTooLarge, RunEnded
-from runstream.fold import TaskFold, TaskState
-from runstream.outbox import Outbox
-from runstream.record import Draft, Origin, Record
+from held_outbox import data_of, folded, inside, make_outbox, taken
+from runstream import Task, connect, process, start_run
+from runstream.errors import InvalidInput, PayloadTooLarge
+from runstream.fold import TaskState
 
 
 @pytest.fixture(autouse=True)
 def _no_publisher_left() -> Generator[None]:
     yield
     process.close_publishers()
-
-
-def make_outbox(records_max: int = 1000, size_bytes_max: int = 1024 * 1024) -> Outbox:
-    return Outbox(
-        url="memory:",
-        run_id="r",
-        root_run_id="r",
-        producer_id="p",
-        epoch=0,
-        number=0,
-        records_max=records_max,
-        size_bytes_max=size_bytes_max,
-        overflow="drop_oldest",
-        kick=lambda: None,
-    )
-
-
-@contextmanager
-def inside(outbox: Outbox) -> Generator[None]:
-    """Be in a run whose records nobody takes yet."""
-    token = current_scope.set(Scope(outbox, "r", "step", "step-run", 2))
-    try:
-        yield
-    finally:
-        current_scope.reset(token)
-
-
-def taken(outbox: Outbox) -> list[Draft]:
-    batch = outbox.take()
-    if batch is None:
-        return []
-    outbox.stored(batch)
-    return batch.drafts
-
-
-def data_of(draft: Draft) -> Any:
-    return msgspec.json.decode(draft.data)
-
-
-def folded(drafts: list[Draft]) -> list[TaskState]:
-    origin = Origin("generation", "w", None, "r")
-    fold = TaskFold()
-    tasks = [fold.feed(Record(seq, draft, origin)) for seq, draft in enumerate(drafts, 1)]
-    return [task for task in tasks if task is not None]
 
 
 async def tasks_of(url: str, run_id: str, topic: str | None = None) -> list[TaskState]:
@@ -389,193 +339,3 @@ def test_a_task_is_used_once() -> None:
             change()
     with pytest.raises(InvalidInput, match="entered before"):
         task.__enter__()
-
-
-# --- nesting -------------------------------------------------------------------------------------
-
-
-async def test_a_nested_task_names_its_parent_also_across_asyncio_tasks_and_threads() -> None:
-    def in_thread() -> None:
-        with Task("thread"):
-            pass
-
-    async def in_asyncio_task(name: str) -> None:
-        async with Task(name):
-            await asyncio.sleep(0)
-            async with Task(name + "-inner"):
-                await asyncio.sleep(0)
-
-    async with start_run("w", url="memory:nested", run_id="r"):
-        async with Task("outer") as outer:
-            await asyncio.gather(in_asyncio_task("one"), in_asyncio_task("two"))
-            thread = threading.Thread(target=bind(in_thread))
-            thread.start()
-            await asyncio.to_thread(thread.join)
-            async with Task("last"):
-                pass
-        async with Task("after"):
-            pass
-    ends = [task for task in await tasks_of("memory:nested", "r") if task.status == "completed"]
-    ids = {task.type: task.id for task in ends}
-    assert {task.type: task.parent_task_id for task in ends} == {
-        "outer": None,
-        "after": None,
-        **dict.fromkeys(("one", "two", "thread", "last"), outer.id),
-        "one-inner": ids["one"],
-        "two-inner": ids["two"],
-    }
-
-
-# --- ends ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ValueError("no"), "failed"),
-        (SystemExit("no"), "failed"),
-        (KeyboardInterrupt("no"), "cancelled"),
-        (asyncio.CancelledError("no"), "cancelled"),
-    ],
-    ids=repr,
-)
-def test_a_block_left_by_an_error_ends_the_task_so_and_says_why(
-    error: BaseException, status: str
-) -> None:
-    outbox = make_outbox()
-    with pytest.raises(type(error)) as caught, inside(outbox), Task("t", state={"n": 0}) as task:
-        task.update_state({"n": 1})
-        raise error
-    assert caught.value is error
-    end = folded(taken(outbox))[-1]
-    assert (end.status, end["n"]) == (status, 1)
-    assert end.error == {"type": type(error).__name__, "message": "no"}
-
-
-async def test_a_cancelled_asyncio_task_cancels_its_task() -> None:
-    started = asyncio.Event()
-
-    async def work() -> None:
-        async with Task("t"):
-            started.set()
-            await asyncio.Event().wait()
-
-    async with start_run("w", url="memory:cancelled", run_id="r"):
-        working = asyncio.create_task(work())
-        await started.wait()
-        working.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await working
-    end = (await tasks_of("memory:cancelled", "r"))[-1]
-    assert end.status == "cancelled"
-    assert end.error == {"type": "CancelledError", "message": ""}
-
-
-async def test_an_abandoned_generator_closes_its_task_from_another_context() -> None:
-    async def stream() -> AsyncGenerator[int]:
-        async with Task("t"):
-            yield 1
-
-    outbox = make_outbox()
-    with inside(outbox):
-        generator = stream()
-
-        async def first() -> int:
-            return await anext(generator)
-
-        assert await asyncio.create_task(first()) == 1
-        await asyncio.create_task(generator.aclose())
-    end = folded(taken(outbox))[-1]
-    assert (end.status, end.error) == ("cancelled", {"type": "GeneratorExit", "message": ""})
-
-
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), Unprintable()])
-def test_an_error_in_the_body_is_never_replaced(error: Exception) -> None:
-    outbox = make_outbox()
-    with pytest.raises(type(error)) as caught, inside(outbox), Task("t"):
-        outbox.close(RunEnded("the run has ended"))
-        raise error
-    assert caught.value is error
-
-
-def test_a_task_that_outlives_its_run_says_so() -> None:
-    outbox = make_outbox()
-    with pytest.raises(RunEnded), inside(outbox), Task("t", state={"n": 0}) as task:
-        outbox.close(RunEnded("the run has ended"))
-        with pytest.raises(RunEnded):
-            task.update_state({"n": 1})
-
-
-def test_what_was_changed_past_the_methods_is_in_the_final_state() -> None:
-    outbox = make_outbox()
-    with inside(outbox), Task("t", state={"l": [1]}) as task:
-        task.state["l"].append(2)
-    assert folded(taken(outbox))[-1].state == {"l": [1, 2]}
-
-
-def test_what_was_changed_past_the_methods_and_cannot_stream_fails_the_task() -> None:
-    outbox = make_outbox()
-    refused = pytest.raises(InvalidInput, match="nan is not JSON")
-    with refused, inside(outbox), Task("t", state={"l": [1.0]}) as task:
-        task.state["l"].append(float("nan"))
-    end = folded(taken(outbox))[-1]
-    assert (end.status, end.state) == ("failed", {"l": [1.0]})
-    with pytest.raises(OSError), inside(outbox), Task("t", state={"l": [1.0]}) as task:
-        task.state["l"].append(float("nan"))
-        raise OSError
-    end = folded(taken(outbox))[-1]
-    assert (end.status, end.error) == ("failed", {"type": "OSError", "message": ""})
-
-
-# --- room ----------------------------------------------------------------------------------------
-
-
-async def finished(awaitable: Awaitable[None]) -> None:
-    await awaitable
-
-
-async def test_awaiting_a_change_waits_for_room_and_cancelling_only_stops_the_waiting() -> None:
-    outbox = make_outbox(records_max=2)
-    with inside(outbox), Task("t", state={"n": 0}) as task:
-        waiting = asyncio.create_task(finished(task.update_state({"n": 1})))
-        cancelled = asyncio.create_task(finished(task.update_state({"n": 2})))
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        assert task.state == {"n": 2}
-        assert folded(taken(outbox))[-1]["n"] == 2
-        async with asyncio.timeout(10):
-            await waiting
-            await task.update_state({"n": 3})
-
-
-def test_a_result_that_is_not_awaited_is_fine() -> None:
-    with inside(make_outbox()), Task("t", state={"l": []}) as task:
-        task.update_state({"n": 1})
-        task.set_state({"l": []})
-        task.append("l", 1)
-    gc.collect()  # a coroutine that was never awaited would warn here, and warnings are errors
-
-
-def test_without_room_a_snapshot_stands_in_for_all_changes_until_it_is_taken() -> None:
-    outbox = make_outbox(records_max=2)
-    with inside(outbox), Task("t", state={"n": 0}) as task:
-        for n in range(1, 100):
-            task.update_state({"n": n})
-        drafts = taken(outbox)
-        assert [draft.kind for draft in drafts] == [
-            "task.started",
-            "task.progress",
-            "task.snapshot",
-        ]
-        task.update_state({"n": 100})
-        drafts += taken(outbox)
-        assert drafts[-1].kind == "task.progress"
-    assert [state["n"] for state in folded(drafts)] == [0, 1, 99, 100]

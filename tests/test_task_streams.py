@@ -15,17 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from held_outbox import ORIGIN, inside, make_outbox, taken
 from json_states import canonical, edit_inside, keys, states
 from runstream import Task, connect, process, publish, start_run, task
-from runstream.context import Scope, current_scope
 from runstream.fold import TaskFold, TaskState
-from runstream.outbox import Outbox
 from runstream.patch import Json
-from runstream.record import Draft, Origin, Record
+from runstream.record import Draft, Record
 from runstream.settings import Overflow
 from runstream.streams import Streams
 
-ORIGIN = Origin("generation", "w", None, "r")
 FULL = ("task.started", "task.snapshot", "task.completed")
 
 
@@ -58,7 +56,8 @@ edits = st.lists(
             st.just("set_lookalike"), st.sampled_from([1, True, 1.0, 0, False, -0.0, None, ""])
         ),
     ),
-    max_size=12,
+    min_size=2,
+    max_size=20,
 )
 
 
@@ -184,7 +183,7 @@ snapshot_sizes = st.sampled_from([0, 50, 200, 4096])
 
 
 @pytest.mark.allow_blocking  # to draw an edit may take long, and has to happen between the calls
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(two_tasks, snapshot_sizes, st.data())
 async def test_the_fold_is_the_live_state_from_every_start(
     both: list[tuple[dict[str, Any], list[Edit]]], snapshot_bytes: int, data: st.DataObject
@@ -231,7 +230,6 @@ def test_whenever_a_full_queue_is_taken_its_readers_end_at_the_exact_state(
     data: st.DataObject,
 ) -> None:
     outbox = make_outbox(records_max)
-    scope = current_scope.set(Scope(outbox, "r"))
     fold, shown, kinds = TaskFold(), list[TaskState](), list[str]()
 
     def take(limit: int | None) -> None:
@@ -245,48 +243,22 @@ def test_whenever_a_full_queue_is_taken_its_readers_end_at_the_exact_state(
             assert state is not None
             shown.append(state)
 
-    try:
-        with Task("t", state=state) as task:
-            live = Live(task)
-            live.look()
-            for some_edits, limit in steps:
-                for edit in some_edits:
-                    live.make(edit, cast("st.DrawFn", data.draw))
-                if limit:
-                    take(limit)
-                else:
-                    take(None)
-                    # All is taken: nobody is behind.
-                    assert canonical(shown[-1].state) == live.states[-1]
-                    assert len(outbox_drafts(outbox)) == 0
-    finally:
-        current_scope.reset(scope)
+    with inside(outbox), Task("t", state=state) as task:
+        live = Live(task)
+        live.look()
+        for some_edits, limit in steps:
+            for edit in some_edits:
+                live.make(edit, cast("st.DrawFn", data.draw))
+            if limit:
+                take(limit)
+            else:
+                take(None)
+                # All is taken: nobody is behind.
+                assert canonical(shown[-1].state) == live.states[-1]
+                assert len(taken(outbox)) == 0
     while outbox.waiting:
         take(None)
     check_shown(live, shown, kinds)
-
-
-def make_outbox(records_max: int) -> Outbox:
-    return Outbox(
-        url="memory:",
-        run_id="r",
-        root_run_id="r",
-        producer_id="p",
-        epoch=0,
-        number=0,
-        records_max=records_max,
-        size_bytes_max=1024 * 1024,
-        overflow="drop_oldest",
-        kick=lambda: None,
-    )
-
-
-def outbox_drafts(outbox: Outbox) -> list[Draft]:
-    batch = outbox.take()
-    if batch is None:
-        return []
-    outbox.stored(batch)
-    return batch.drafts
 
 
 # --- what it costs on the wire -------------------------------------------------------------------
@@ -297,16 +269,12 @@ def stream_of(
 ) -> list[Draft]:
     """All records of a task, with a snapshot due after `after_bytes` of deltas at the earliest."""
     outbox = make_outbox(1_000_000)
-    scope = current_scope.set(Scope(outbox, "r"))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, inside(outbox):
         patch.setattr(task, "SNAPSHOT_AFTER_BYTES_MIN", after_bytes)
-        try:
-            with Task("t", state=state) as it:
-                for update in updates:
-                    it.update_state(update)
-        finally:
-            current_scope.reset(scope)
-    return outbox_drafts(outbox)
+        with Task("t", state=state) as it:
+            for update in updates:
+                it.update_state(update)
+    return taken(outbox)
 
 
 def size(drafts: list[Draft]) -> int:
@@ -344,12 +312,10 @@ def test_snapshots_together_cost_no_more_than_the_deltas_and_are_never_far(
 
 def test_a_delta_of_the_growing_list_costs_the_same_from_first_to_last() -> None:
     outbox = make_outbox(1_000_000)
-    scope = current_scope.set(Scope(outbox, "r"))
-    with Task("token-stream", state={"tokens": []}) as it:
+    with inside(outbox), Task("token-stream", state={"tokens": []}) as it:
         for number in range(2_000):
             it.update_state({"tokens": it.state["tokens"] + [f"token{number:05}"]})
-    current_scope.reset(scope)
-    drafts = outbox_drafts(outbox)
+    drafts = taken(outbox)
     sizes = {
         len(bytes(draft.data)) - len(str(msgspec.json.decode(draft.data)["version"]))
         for draft in drafts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 
@@ -43,7 +43,7 @@ class Bell:
         self._listeners: dict[str, set[Listener]] = {}
 
     @contextmanager
-    def listen(self, run_id: str) -> Iterator[Listener]:
+    def listen(self, run_id: str) -> Generator[Listener]:
         """Register a listener for the time of the block."""
         listener = Listener(asyncio.get_running_loop())
         with self._lock:

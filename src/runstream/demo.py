@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+from typing import Any, Final
 
 from .publishing import publish
 from .run import start_run
@@ -37,6 +37,8 @@ NOTES: Final = {
     "gen-1": ("lamp lit", "fog", "counting", "a bell!", "not alone"),
     "gen-2": ("bow lost", "coast lost", "light seen", "bell rung", "none missed"),
 }
+# What the log book counts, and once in how many tokens of that story.
+SIGNALS: Final = {"gen-1": ("flashes", 6), "gen-2": ("bells", 12)}
 
 # Seconds between two tokens of a story: about as fast as one reads, six seconds in all.
 TOKEN_S: Final = 0.11
@@ -54,7 +56,8 @@ async def run_demo(*, url: str, run_id: str, speed: float = 1.0) -> None:
     """
     total = sum(len(_tokens(sentence)) for story in STORIES.values() for sentence in story)
     async with start_run(WORKFLOW, run_id=run_id, url=url, parent=None) as run:
-        async with Task("log-book", state={"flashes": 0, "bells": 0, "notes": list[str]()}) as book:
+        state: dict[str, Any] = {"flashes": 0, "bells": 0, "notes": []}
+        async with Task("log-book", state=state) as book:
             evening = _Evening(book, total, TOKEN_S / speed)
             async with asyncio.TaskGroup() as group:
                 for generation in STORIES:
@@ -65,7 +68,7 @@ async def run_demo(*, url: str, run_id: str, speed: float = 1.0) -> None:
 class _Evening:
     """What both stories share: the log book, and how far they are."""
 
-    def __init__(self, book: Task[dict[str, object]], total: int, token_s: float) -> None:
+    def __init__(self, book: Task[dict[str, Any]], total: int, token_s: float) -> None:
         self._book = book
         self._total = total
         self._done = 0
@@ -73,6 +76,7 @@ class _Evening:
 
     async def tell(self, generation: str) -> None:
         pace = random.Random(generation)  # noqa: S311 - a reader's pulse, not a secret
+        signal, every = SIGNALS[generation]
         index = 0
         for sentence, note in zip(STORIES[generation], NOTES[generation], strict=True):
             for token in _tokens(sentence):
@@ -80,19 +84,14 @@ class _Evening:
                 publish({"text": token}, kind="token", correlation_id=generation, index=index)
                 index += 1
                 self._count()
+                if index % every == 0:
+                    await self._book.update_state({signal: self._book.state[signal] + 1})
             await self._book.append("notes", note)
-            await self._count_signals(sentence)
 
     def _count(self) -> None:
         self._done += 1
         if self._done % TOKENS_PER_PROGRESS == 0 or self._done == self._total:
             publish({"done": self._done, "total": self._total}, kind="progress")
-
-    async def _count_signals(self, sentence: str) -> None:
-        state = self._book.state
-        for word, name in (("flash", "flashes"), ("bell", "bells")):
-            if word in sentence:
-                await self._book.update_state({name: int(str(state[name])) + 1})
 
 
 def _tokens(sentence: str) -> list[str]:

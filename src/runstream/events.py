@@ -8,6 +8,7 @@ record they came from (`.record`), without taking that name from a user's field.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
@@ -149,6 +150,9 @@ class WorkflowCompletedEvent(StopEvent, kind="run.completed"):
     """The run ended with `result`."""
 
 
-def event_class(kind: str) -> type[Event]:
-    """The newest event class of that kind; `Event` itself for a kind that has none."""
+def event_class(kind: str, among: Iterable[type[Event]] = ()) -> type[Event]:
+    """The class of a kind: one of `among`, else the newest; `Event` itself for a kind of no class."""
+    for candidate in among:
+        if candidate.__event_kind__ == kind:
+            return candidate
     return Event.__event_classes__.get(kind, Event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Any, Final
 
 from .errors import (
@@ -51,17 +51,23 @@ class Handler:
                     return outcome(record)
         raise RunNotFound(f"run {self.run_id!r} was removed before it ended")
 
-    async def stream_events(self, expose_internal: bool = False) -> AsyncGenerator[Event, None]:
+    async def stream_events(
+        self, expose_internal: bool = False, *, classes: Iterable[type[Event]] = ()
+    ) -> AsyncGenerator[Event, None]:
         """Typed events, from the start of the run until its end.
+
+        A kind becomes an event of the newest class of that kind in this process; `classes` decides
+        where there are several.
 
         Any number of times, also at once: each call has its own position. `expose_internal` adds the
         lifecycle of the run, its steps and its tasks. Gaps and drops are always shown.
         """
+        classes = tuple(classes)
         async for record in self._subscribe():
             internal = record.kind.startswith(RESERVED_PREFIXES)
             ends = record.is_terminal and record.run_id == self.run_id
             if expose_internal or not internal or ends or record.kind in (GAP, DROPPED):
-                yield final_event(record) if ends else record.as_event()
+                yield (_stop_event(record, classes) if ends else None) or record.as_event(*classes)
 
     def subscribe(
         self,
@@ -201,15 +207,13 @@ def outcome(record: Record) -> Any:
             raise RunstreamError(f"not a terminal record: {record.kind}")
 
 
-def final_event(record: Record) -> Event:
-    """A terminal record as an event: a run that ended with a StopEvent of its own kind gives that one."""
-    return _stop_event(record) or record.as_event()
-
-
-def _stop_event(record: Record) -> StopEvent | None:
+def _stop_event(
+    record: Record, classes: Iterable[type[Event]] = ()
+) -> StopEvent | None:
+    """The StopEvent of its own kind that a run ended with, if it did and this process knows the class."""
     if record.kind != "run.completed" or "event" not in record.data:
         return None
-    kind = event_class(record.data["event"])
+    kind = event_class(record.data["event"], tuple(classes))
     if not issubclass(kind, StopEvent) or record.data.get("result") is None:
         return None  # this process doesn't know the class, or the event was not JSON
     event = kind.model_validate(record.data["result"])

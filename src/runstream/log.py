@@ -10,23 +10,12 @@ Every method may be cancelled: that only stops the waiting, the log stays whole 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from .errors import (
-    GenerationChanged,
-    InvalidInput,
-    InvalidPosition,
-    LeaseLost,
-    NumberGap,
-    PositionGone,
-    ProducerFenced,
-)
-from .events import check_name
-from .record import TERMINAL_KINDS, Cursor, Draft, Origin, check_run_id, make_draft
+from .record import Cursor, Draft, Origin
 
 Status = Literal[
     "running", "waiting", "stalled", "completed", "failed", "cancelled", "timed_out", "lost"
@@ -183,7 +172,7 @@ class Log(Protocol):
         Raises:
             RunNotFound: no such run (and no `workflow`), or no such parent.
             RunEnded: the run, or the root that a child would join, has ended.
-            InvalidInput: a claim without a producer, or a name that cannot be.
+            InvalidInput: a claim without a producer or for an impossible time, or an impossible name.
             LeaseHeld: a claim, while the run is `running` and another owner holds its lease.
         """
         ...
@@ -200,13 +189,15 @@ class Log(Protocol):
 
         When it returns they are durable, and every `read` sees them. With a `producer` a repeat is
         harmless. `final` goes with a last draft that ends the root; children that are still running
-        are ended as lost just before it.
+        are ended as lost just before it, between it and the other drafts.
 
         Raises:
-            RunNotFound, RunEnded: there is no such run, or its stream has its terminal record.
+            RunNotFound: there is no such run.
+            RunEnded: the stream has its terminal record, or a draft is of a child that has ended.
             ProducerFenced: a newer epoch of this producer exists.
             NumberGap: the numbers leave a hole, or overlap partly with what is stored.
-            InvalidInput: no drafts, or `final` does not agree with the last of them.
+            InvalidInput: no drafts, one of a run that is not in the stream, or `final` does not agree
+                with the last of them.
             LogUnavailable: nothing was stored; the same call may be made again.
         """
         ...
@@ -214,7 +205,11 @@ class Log(Protocol):
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         """The records of the run's stream behind `after`, at most `limit`; never waits for news.
 
+        A page may hold fewer than there are (a log bounds it in bytes, or has the rest elsewhere):
+        only an empty one says that nothing is behind `after`. A limit beyond the most is lowered.
+
         Raises:
+            InvalidInput: a limit below 1.
             RunNotFound: no such run.
             GenerationChanged: the cursor is of another generation.
             PositionGone: records behind the cursor have been trimmed.
@@ -246,12 +241,16 @@ class Log(Protocol):
         """End the claim that an observer saw lapse; harmless if the lease has moved on meanwhile.
 
         In one step: compare the lease, fence the owner's epoch, and append `run.stalled` (a running
-        run with a grace) or else the final `run.lost`.
+        run with a grace) or else the final `run.lost`. A stalled run has a lease that is nobody's: it
+        lapses after the grace, unless the run is claimed before.
         """
         ...
 
     async def trim(self, run_id: str, *, through: int) -> None:
-        """Drop the records up to and including `through`; numbers go on."""
+        """Drop the records up to and including `through`; numbers go on.
+
+        Readers in other processes may get them a little longer.
+        """
         ...
 
     async def list(
@@ -262,7 +261,12 @@ class Log(Protocol):
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first; `before` is the run id that the last page ended with."""
+        """Runs, newest first; `before` is the run id that the last page ended with.
+
+        Raises:
+            RunNotFound: there is no run `before` (any more).
+            InvalidInput: a limit below 1; one beyond the most is lowered.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -295,113 +299,22 @@ class FetchesAppends(Protocol):
 
 
 @runtime_checkable
+class PausesForFork(Protocol):
+    """The ability to let go of what a forked child must not inherit, and to go on afterwards."""
+
+    def pause(self, timeout: float) -> bool:
+        """Let go; callers wait until `resume()`. False if that is not possible within `timeout` seconds."""
+        ...
+
+    def resume(self) -> None:
+        """Go on, in the parent."""
+        ...
+
+
+@runtime_checkable
 class ClosesNow(Protocol):
     """The ability to close without an event loop, for the interpreter's exit."""
 
     def close(self) -> None:
         """As `aclose()`, blocking."""
         ...
-
-
-# --- rules that all logs share, as pure functions ------------------------------------------------
-
-
-def new_generation() -> str:
-    """Drawn when a stream is first written: a rebuilt stream must not look like the old one."""
-    return secrets.token_hex(6)
-
-
-def admit(
-    state: ProducerState | None, producer: Producer, count: int
-) -> tuple[ProducerState, Appended | None]:
-    """Decide on a batch: (the state to go on from, None) for a new one, else (…, the answer).
-
-    Raises:
-        ProducerFenced: a newer epoch exists, or this one was never opened here.
-        NumberGap: the numbers leave a hole or overlap partly.
-    """
-    state = state or ProducerState()
-    if producer.epoch != state.epoch:
-        raise ProducerFenced(
-            f"producer {producer.id!r} has epoch {state.epoch} here, the batch carries {producer.epoch}: "
-            "another process has taken its place"
-            if producer.epoch < state.epoch
-            else f"producer {producer.id!r} has not opened this run with epoch {producer.epoch}"
-        )
-    last = producer.number + count - 1
-    if producer.number == state.number + 1:
-        return state, None
-    if producer.number >= 1 and last <= state.number:
-        same = producer.number == state.batch_number and last == state.number
-        seqs = (state.first_seq, state.last_seq) if same else (0, 0)
-        return state, Appended(*seqs, duplicates=count)
-    raise NumberGap(
-        f"producer {producer.id!r} sent numbers {producer.number}…{last}, "
-        f"the next one here is {state.number + 1}"
-    )
-
-
-def check_open(run_id: str, producer: str | None, claim: LeaseClaim | None) -> None:
-    """Raises InvalidInput for names that cannot be, or a claim that nobody makes."""
-    check_run_id(run_id)
-    if producer is not None:
-        check_name(producer, "producer id")
-    elif claim is not None:
-        raise InvalidInput("a lease needs an owner: open with a producer")
-
-
-def check_batch(drafts: Sequence[Draft], *, root_run_id: str, final: bool) -> None:
-    """Raises InvalidInput unless the drafts may be appended together, `final` or not."""
-    if not drafts:
-        raise InvalidInput("an append needs at least one record")
-    ends = [
-        number
-        for number, draft in enumerate(drafts, 1)
-        if draft.kind in TERMINAL_KINDS and draft.run_id == root_run_id
-    ]
-    if ends != ([len(drafts)] if final else []):
-        raise InvalidInput(
-            f"final={final} goes with exactly one record that ends the root run {root_run_id!r}, the last"
-            if final
-            else f"a record that ends the root run {root_run_id!r} must be the last, with final=True"
-        )
-
-
-def check_position(info: RunInfo, after: Cursor) -> None:
-    """Raises what `Log.read` promises for a cursor that cannot be read from."""
-    if after.generation is not None and after.generation != info.generation:
-        raise GenerationChanged(
-            f"the stream of run {info.run_id!r} was rebuilt: its generation is {info.generation}, "
-            f"the cursor's {after.generation}",
-            first_seq=info.first_seq,
-            generation=info.generation,
-        )
-    if after.seq > info.last_seq:
-        raise InvalidPosition(
-            f"run {info.run_id!r} has {info.last_seq} records, nothing can follow number {after.seq} yet"
-        )
-    if after.seq + 1 < info.first_seq:
-        raise PositionGone(
-            f"records {after.seq + 1} to {info.first_seq - 1} of run {info.run_id!r} have been trimmed",
-            first_seq=info.first_seq,
-        )
-
-
-def check_owner(lease: Lease | None, run_id: str, owner: str, epoch: int) -> None:
-    """Raises LeaseLost unless (owner, epoch) holds the lease."""
-    if lease is None or (lease.owner, lease.epoch) != (owner, epoch):
-        raise LeaseLost(f"the lease of run {run_id!r} is no longer held by {owner!r}")
-
-
-def lost_draft(run_id: str, reason: str) -> Draft:
-    """The terminal record that a log writes for a run whose process cannot."""
-    return make_draft(run_id, "run.lost", {"reason": reason})
-
-
-def stalled_draft(run_id: str, grace_s: float) -> Draft:
-    """The record for a run whose process vanished and may come back within the grace."""
-    return make_draft(run_id, "run.stalled", {"reason": LEASE_LAPSED, "grace_s": grace_s})
-
-
-LEASE_LAPSED: Final = "the process that ran it stopped renewing its lease"
-PARENT_ENDED: Final = "its parent run ended"

@@ -101,6 +101,8 @@ class Outbox:
         self._entries = self._queue.entries
         self._asked = False
         self._ending = False
+        # Runs of this stream whose terminal record has been taken: nothing of theirs may follow.
+        self._over: set[str] = set()
         # Nobody looks into the queue any more.
         self._sealed = self.closed_by is not None
         self._lost = False
@@ -162,9 +164,10 @@ class Outbox:
             if self.closed_by is not None:
                 raise self._refusal()
             self._entries.append(draft)
-            if draft.is_terminal and draft.run_id == self.root_run_id:
+            if draft.is_terminal:
                 self._ending = True
-                self.closed_by = _ended(self.root_run_id)
+                if draft.run_id == self.root_run_id:
+                    self.closed_by = _ended(self.root_run_id)
         self._ask()
 
     def offer(self, draft: Draft) -> bool:
@@ -316,12 +319,18 @@ class Outbox:
         return self._sending
 
     def _cut_after_end(self, drafts: list[Draft]) -> None:
-        """Drop what other threads queued at the very moment of the run's end."""
-        for at, draft in enumerate(drafts, 1):
-            if draft.is_terminal and draft.run_id == self.root_run_id:
-                self.counts.dropped += len(drafts) - at
-                del drafts[at:]
-                return
+        """Drop what other threads queued at the very moment of the end of its run, or of the root:
+        the log would refuse the whole batch.
+        """
+        kept: list[Draft] = []
+        for draft in drafts:
+            if draft.run_id in self._over or self.root_run_id in self._over:
+                self.counts.dropped += 1
+                continue
+            if draft.is_terminal:
+                self._over.add(draft.run_id)
+            kept.append(draft)
+        drafts[:] = kept
 
     def stored(self, batch: Batch) -> None:
         """The log has the batch."""

@@ -94,27 +94,33 @@ def encode_json(value: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> b
     return encoder(value, size_bytes_max)
 
 
-def _encode_dict(payload: dict[object, object], size_bytes_max: int) -> bytes:
-    if not _HARMLESS.issuperset(map(type, payload.values())):
-        return _encode_value(payload, size_bytes_max)
-    # The common payload: of what the checks look for it can hold NaN alone.
+def _encode_dict(payload: dict[Any, Any], size_bytes_max: int) -> bytes:
+    types = set(map(type, payload.values()))
+    if types <= _HARMLESS:
+        return _encode_harmless(payload, types, size_bytes_max)
+    return _encode_value(payload, size_bytes_max)
+
+
+def _encode_plain_model(model: Any, size_bytes_max: int) -> bytes:
+    # The common event: its fields are its JSON, so the shorter way and its cheaper checks will do.
+    fields = model.__dict__
+    types = set(map(type, fields.values()))
+    if types <= _HARMLESS and not model.__pydantic_extra__:
+        return _encode_harmless(fields, types, size_bytes_max)
+    return _encode_model(model, size_bytes_max)
+
+
+def _encode_harmless(payload: dict[Any, Any], types: set[type], size_bytes_max: int) -> bytes:
+    """Of all that the checks look for, this can hold NaN and infinity alone."""
     try:
         raw = _encode(payload)
     except _NOT_JSON as error:
         raise _not_json(error) from error
     if len(raw) > size_bytes_max:
         raise _too_large(raw, size_bytes_max)
-    # (`find` is twice as fast as `in`.)
-    if raw.find(b"null") >= 0:
+    if float in types:
         _refuse_non_finite(payload)
     return raw
-
-
-def _encode_plain_model(model: Any, size_bytes_max: int) -> bytes:
-    # The common event: its fields are its JSON, so the shorter way and its cheaper checks will do.
-    if model.__pydantic_extra__ or not _HARMLESS.issuperset(map(type, model.__dict__.values())):
-        return _encode_model(model, size_bytes_max)
-    return _encode_dict(model.__dict__, size_bytes_max)
 
 
 def _serializes_itself(cls: type[BaseModel]) -> bool:
@@ -271,7 +277,7 @@ def _parts(value: object) -> Iterable[object]:
         return cast("Iterable[object]", value)
     if isinstance(value, BaseModel):
         # Its own view of itself: with computed fields, without excluded ones; NaN is still NaN here.
-        return (value.model_dump(mode="json", by_alias=True),)
+        return (value.model_dump(),)
     if isinstance(value, Enum):
         return (value.value,)
     names: Iterable[str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import os
 import sys
 import threading
@@ -19,12 +20,14 @@ import msgspec
 
 from .context import Scope
 from .errors import LogUnavailable, RunEnded, RunstreamError
-from .log import ClosesNow, Log
+from .log import ClosesNow, Log, PausesForFork
 from .logs import canonical_url, is_embedded, open_log
 from .outbox import Counts, Outbox
 from .publisher import Publisher, new_producer_id
 from .settings import Settings, read_settings
 from .worker_threads import WorkerThreads
+
+logger = logging.getLogger(__name__)
 
 
 class PublisherStats(msgspec.Struct, frozen=True):
@@ -43,6 +46,8 @@ class PublisherStats(msgspec.Struct, frozen=True):
     muted: bool
 
 
+# A fork waits this long for a commit that is under way: longer than the slowest disk takes.
+FORK_WAIT_S: Final = 5.0
 # At exit the queued records are given this long to be stored.
 EXIT_DRAIN_S: Final = 5.0
 
@@ -62,7 +67,15 @@ class Process:
         self.threads = WorkerThreads()
 
 
+class Forking(threading.local):
+    """What the forking thread holds while it forks."""
+
+    held = False
+    paused: list[PausesForFork] = []  # noqa: RUF012 - set before each fork
+
+
 _process = Process()
+_forking = Forking()
 # Logs of the parent, in a forked child: closing their connections there could disturb the parent's.
 _abandoned: list[Process] = []
 
@@ -223,6 +236,25 @@ def _at_exit() -> None:
     close_publishers()
 
 
+def _before_fork() -> None:
+    # (Nobody opens a log meanwhile.)
+    _forking.held = _process.lock.acquire(timeout=FORK_WAIT_S)
+    _forking.paused = []
+    for log, _ in list(_process.logs.values()):
+        if isinstance(log, PausesForFork):
+            if log.pause(FORK_WAIT_S):
+                _forking.paused.append(log)
+            else:
+                logger.warning("a log is too busy to fork safely: use the spawn method instead")
+
+
+def _after_fork_in_parent() -> None:
+    for log in _forking.paused:
+        log.resume()
+    if _forking.held:
+        _process.lock.release()
+
+
 def _after_fork_in_child() -> None:
     global _process
     parent, _process = _process, Process()
@@ -251,4 +283,8 @@ def _adopt(url: str, outbox: Outbox) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

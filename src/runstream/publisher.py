@@ -120,9 +120,14 @@ class Publisher:
         """Everything that waits; called by the log's writing thread."""
         appends: list[PendingAppend] = []
         taken: set[Outbox] = set()
+        again: list[Outbox] = []
         while self._ready:
             outbox = self._ready.popleft()
-            if outbox in taken or outbox in self._resting:
+            if outbox in self._resting:
+                continue
+            if outbox in taken:
+                # It has asked again after its batch was taken, and has woken the writer for it.
+                again.append(outbox)
                 continue
             taken.add(outbox)
             batch = outbox.take()
@@ -133,6 +138,7 @@ class Publisher:
                         outbox.root_run_id, batch.drafts, batch.producer, batch.final, done
                     )
                 )
+        self._ready.extend(again)
         return appends
 
     def _settle_or_rest(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> None:

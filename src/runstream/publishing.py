@@ -38,6 +38,12 @@ def _user_kind(kind: object) -> str:
     return name
 
 
+@lru_cache(maxsize=1024)
+def _own_kind(cls: type) -> str:
+    """The kind of an event class; any other payload is an "event"."""
+    return _user_kind(getattr(cls, "__event_kind__", "event"))
+
+
 @lru_cache(maxsize=4096)
 def _name(name: object, what: str) -> str:
     return check_name(name, what)
@@ -76,11 +82,8 @@ def publish(
         QueueFull: the queue is full, and the policy is `raise` or the log was too slow for too long.
     """
     cls = payload.__class__
-    if kind is None:
-        # (Asking a dict for the kind that it cannot have would be slow.)
-        kind = "event" if cls is dict else getattr(payload, "__event_kind__", "event")
     try:
-        kind = _user_kind(kind)
+        kind = _own_kind(cls) if kind is None else _user_kind(kind)
         if topic is not None:
             topic = _name(topic, "topic")
         if correlation_id is not None:
@@ -89,7 +92,7 @@ def publish(
         raise InvalidInput(f"kind, topic and correlation_id are strings: {error}") from None
     if index is not None:
         index = check_index(index)
-    scope = present_scope()
+    scope = current_scope.get() or present_scope()
     if scope is None:
         _drop_outside(kind)
         return

@@ -183,13 +183,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         """Whether this stands for records that cannot be read any more."""
         return self.draft.kind == GAP
 
-    def as_event(self) -> Event:
-        """The typed event: of the newest `Event` class of this kind, else a plain `Event`.
+    def as_event(self, *classes: type[Event]) -> Event:
+        """The typed event: of the one among `classes` with this kind, else of the newest `Event`
+        class of this kind in the process, else a plain `Event`.
 
         Raises:
             pydantic.ValidationError: the data does not fit that class.
         """
-        event_type = event_class(self.draft.kind)
+        event_type = event_class(self.draft.kind, classes)
         raw = self.raw
         if raw.lstrip().startswith(b"{"):
             event = event_type.model_validate_json(raw)

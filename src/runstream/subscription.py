@@ -17,6 +17,10 @@ from typing import Final, Literal, Self
 
 import msgspec
 
+from .admission import (
+    LEASE_LAPSED,
+    lost_draft,
+)
 from .errors import (
     GenerationChanged,
     InvalidInput,
@@ -26,7 +30,12 @@ from .errors import (
 )
 from .filter import Filter
 from .lease import LeaseObserver, time_limit
-from .log import LEASE_LAPSED, READ_LIMIT_DEFAULT, READ_LIMIT_MAX, Log, RunInfo, lost_draft
+from .log import (
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    Log,
+    RunInfo,
+)
 from .record import GAP, Cursor, Draft, Origin, Record, make_draft
 
 # Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.

@@ -242,7 +242,9 @@ class Task(Generic[S]):
         due = self._delta_bytes >= max(self._known.size_bytes, SNAPSHOT_AFTER_BYTES_MIN)
         draft = self._snapshot() if due else self._draft(scope, "task.progress", delta)
         if not scope.outlet.offer(draft):
-            self._slot = scope.outlet.put_latest(self._snapshot())
+            self._slot = scope.outlet.put_latest(
+                draft
+            )  # if more changes before it is sent: a snapshot
         return self._room
 
     def _snapshot(self) -> Draft:

@@ -8,6 +8,7 @@ from io import TextIOWrapper
 import click
 
 from .. import __version__
+from .check import check
 from .demo import demo
 from .ls import ls
 from .options import Commands
@@ -31,7 +32,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, tail, ls):
+for command in (demo, tail, ls, check):
     runstream.add_command(command)
 
 

@@ -25,7 +25,14 @@ from ..streams import Streams
 from .demo_screen import PlainLines, Screen, Seen
 from .exit_codes import INTERRUPTED
 from .options import debug_option, url_option
-from .terminal import command_line, is_on_path, make_console, python_program
+from .terminal import (
+    can_redraw,
+    command_line,
+    is_on_path,
+    is_watched,
+    make_console,
+    python_program,
+)
 
 # Smooth for the eye, and a small part of a core.
 FRAME_S: Final = 1 / 15
@@ -58,14 +65,14 @@ def demo(context: click.Context, once: bool, speed: float, url: str | None) -> N
     """
     url = url or read_settings().url
     console = make_console()
-    asks = not once and sys.stdin.isatty() and sys.stdout.isatty()
+    asks = not once and sys.stdin.isatty() and is_watched(console)
     while True:
         run_id = new_run_id()
         try:
             asyncio.run(_show(console, url, run_id, speed))
         except KeyboardInterrupt:
             again = command_line("tail", run_id, url=url)
-            click.echo(f"\nStopped; the run is stored as cancelled. See it:  {again}", err=True)
+            click.echo(f"\nStopped: the run is stored as cancelled.\nSee it:  {again}", err=True)
             context.exit(INTERRUPTED)
         if not (asks and _wants_more(console)):
             return
@@ -82,13 +89,12 @@ def _wants_more(console: Console) -> bool:
 
 async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
     seen = Seen()
-    is_screen = sys.stdout.isatty() and console.is_interactive
     async with connect(url) as streams:
         begun_s = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(run_demo(url=url, run_id=run_id, speed=speed))
-                if is_screen:
+                if can_redraw(console):
                     await _draw(console, streams, run_id, url, seen)
                 else:
                     await _tell(streams, run_id, url, seen)
@@ -151,12 +157,14 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, url: str, too
         console.print("A memory log ends with its process. Leave out --url to keep your runs.")
         return
     console.print("\nFollow it again, from any terminal:", style="bold")
-    for words, what in (
-        (("tail", run_id), "all of it"),
-        (("tail", run_id, "--from", "10", "--kind", "token"), "tokens from record 10"),
-        (("ls",), "all runs"),
-    ):
-        line = Text("  ").append(command_line(*words, url=url), style="cyan")
+    commands = {
+        command_line("tail", run_id, url=url): "everything",
+        command_line("tail", run_id, "--from", "10", "--kind", "token", url=url): "some tokens",
+        command_line("ls", url=url): "all runs",
+    }
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        line = Text("  ").append(f"{command:<{width}}", style="cyan")
         console.print(line.append(f"  # {what}", style="dim"), soft_wrap=True)
     where = "" if is_on_path() else f" ({python_program()})"
     console.print(f"\nOr from Python{where}:", style="bold")
@@ -164,7 +172,7 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, url: str, too
     for code in (
         "from runstream import connect",
         f"with connect({address}) as streams:",
-        f'    for record in streams.subscribe("{run_id}"): print(record.seq, record.kind, record.data)',
+        f'    for record in streams.subscribe("{run_id}"): print(record)',
     ):
         console.print("  " + code, style="cyan", soft_wrap=True)
 

@@ -23,7 +23,7 @@ from .record_line import compact
 COLORS: Final = ("cyan", "magenta")
 # Lines of the screen beside the two texts: title, hints, progress, task, status, borders.
 OTHER_LINES: Final = 12
-TEXT_LINES_MAX: Final = 10
+TEXT_LINES_MAX: Final = 9
 TEXT_LINES_MIN: Final = 3
 # The rate is that of the last second, so that it follows what one sees.
 RATE_WINDOW_S: Final = 1.0
@@ -118,7 +118,12 @@ class Screen:
         row.add_column(ratio=1)
         row.add_column(no_wrap=True, justify="right", min_width=8)
         seen = self._seen
-        bar = ProgressBar(total=max(seen.total, 1), completed=seen.done)
+        bar = ProgressBar(
+            total=max(seen.total, 1),
+            completed=seen.done,
+            complete_style="green",
+            finished_style="green",
+        )
         row.add_row(Text("progress", style="dim"), bar, f"{seen.done} of {seen.total}")
         return row
 

@@ -15,7 +15,7 @@ from ..record import now_us
 from ..settings import read_settings
 from ..wire import encode_run
 from .options import debug_option, url_option
-from .terminal import command_line, harmless, make_console
+from .terminal import command_line, harmless, is_watched, make_console
 
 # A screen of runs; programs (--json) get them all.
 LIMIT_ON_SCREEN: Final = 20
@@ -101,10 +101,8 @@ def _show(runs: list[RunInfo], *, more: bool) -> None:
             # A child's records are numbered with its root's, so their number isn't known here.
             "" if is_child else f"{info.last_seq:,}",
         )
-    # A program that reads this wants a run on a line, however long its id is.
-    width = None if console.is_terminal else max(console.measure(table).maximum, 1)
-    console.print(table, width=width, crop=False)
-    if more and console.is_terminal:
+    console.print(table)
+    if more and is_watched(console):
         console.print(f"… and older ones: --limit {10 * len(runs)} shows more", style="dim")
 
 

@@ -171,7 +171,10 @@ def _described(kind: str, data: Any) -> str:
             said = f"{name}: {message}"
         case "run.completed", {"result": None}:
             pass
-        case "task.started" | "task.snapshot" | "task.completed", {"state": state}:
+        case (
+            "task.started" | "task.snapshot" | "task.completed" | "task.cancelled",
+            {"state": state},
+        ):
             said = compact(state)
         case "task.progress", {"patch": [*operations]}:
             said = ", ".join(map(_operation, cast("list[object]", operations)))

@@ -21,7 +21,7 @@ from ..wire import encode_record
 from .exit_codes import INTERRUPTED, RUN_NOT_FOUND, exit_code_of_run
 from .options import Problem, debug_option, url_option
 from .record_line import RecordLines
-from .terminal import command_line, harmless, make_console, shows_colors
+from .terminal import command_line, harmless, is_watched, make_console, shows_colors
 
 LATEST: Final = "latest"
 # Between two looks for a first run (`tail latest --wait`): nothing tells that one has begun.
@@ -153,14 +153,14 @@ class Following:
     def say_how_to_go_on(self) -> None:
         """After Ctrl-C, for a person: nothing is lost by stopping."""
         console = make_console(stderr=True)
-        if self.newest is None or not console.is_terminal:
+        if self.newest is None or not is_watched(console):
             return
         again = command_line("tail", self._run, "--after", self.newest.cursor, url=self._url)
         console.print(f"\nGo on where you stopped:  {again}", soft_wrap=True)
 
     async def _introduce(self, streams: Streams) -> None:
         """For a person: what this is, or what is being waited for."""
-        if not self._console.is_terminal or self._as_json:
+        if not is_watched(self._console) or self._as_json:
             return
         try:
             info = await streams.info(self._run)
@@ -179,7 +179,7 @@ class Following:
         if self._lines is None:
             self._lines = RecordLines(self._run, colors=shows_colors(self._console))
         # Asked for each page: a terminal may have been resized meanwhile.
-        width = self._console.width if self._console.is_terminal else None
+        width = self._console.width if is_watched(self._console) else None
         # Our own decision on colours holds, whatever click thinks of the stream.
         click.echo("\n".join(self._lines.lines(page, width)), color=True)
 

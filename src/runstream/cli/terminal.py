@@ -15,11 +15,27 @@ from ..settings import default_url
 
 # Control characters (a payload may hold escape sequences), and those that turn the order of text.
 _HARMFUL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# Wider than any table of ours: names have limits.
+WIDTH_FOR_PROGRAMS: Final = 10_000
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints what it is given: no markup, nothing wrapped where a program reads it."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """A console that prints what it is given: no markup, and nothing wrapped where a program reads it."""
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not is_watched(console):
+        console.width = WIDTH_FOR_PROGRAMS
+    return console
+
+
+def is_watched(console: Console) -> bool:
+    """Whether a person sees this as it comes. (Colours may also be forced into a file.)"""
+    return console.file.isatty()
+
+
+def can_redraw(console: Console) -> bool:
+    """Whether what was shown can be changed: a person watches, on more than a teletype."""
+    return is_watched(console) and not console.is_dumb_terminal
 
 
 def shows_colors(console: Console) -> bool:
@@ -29,7 +45,7 @@ def shows_colors(console: Console) -> bool:
 
 def harmless(text: str) -> str:
     """The text with control characters written out, so that it can neither move nor colour anything."""
-    return _HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _HARMFUL.sub(lambda match: _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
 
 
 def command_line(*words: str, url: str | None = None) -> str:

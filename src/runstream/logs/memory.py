@@ -9,13 +9,28 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..admission import (
+    LEASE_LAPSED,
+    PARENT_ENDED,
+    admit,
+    check_batch,
+    check_children,
+    check_limit,
+    check_open,
+    check_owner,
+    check_position,
+    lost_draft,
+    new_generation,
+    renewed_lease,
+    stalled_draft,
+    stalled_lease,
+)
 from ..bell import Bell
 from ..errors import LeaseHeld, LogClosed, RunEnded, RunNotFound
 from ..log import (
-    LEASE_LAPSED,
     LIST_LIMIT_MAX,
-    PARENT_ENDED,
     READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
     STATUS_BY_KIND,
     Appended,
     Lease,
@@ -26,14 +41,6 @@ from ..log import (
     ProducerState,
     RunInfo,
     Status,
-    admit,
-    check_batch,
-    check_open,
-    check_owner,
-    check_position,
-    lost_draft,
-    new_generation,
-    stalled_draft,
 )
 from ..record import Cursor, Draft, now_us
 from . import refuse_unknown
@@ -57,14 +64,18 @@ class _Stream:
     first_seq: int = 1
     drafts: list[Draft] = field(default_factory=list[Draft])
     producers: dict[str, ProducerState] = field(default_factory=dict[str, ProducerState])
-    children: list[_Run] = field(default_factory=list[_Run])
+    children: dict[str, _Run] = field(default_factory=dict[str, _Run])
 
     @property
     def last_seq(self) -> int:
         return self.first_seq + len(self.drafts) - 1
 
+    def status_of(self, child: str) -> Status | None:
+        run = self.children.get(child)
+        return None if run is None else run.status
 
-def open_url(rest: str, options: dict[str, str]) -> MemoryLog:
+
+def open_url(rest: str, options: dict[str, str]) -> MemoryLog:  # noqa: ARG001 - see below
     """`memory:` or `memory:NAME`; the name only tells logs of one process apart."""
     refuse_unknown(options, ())
     return MemoryLog()
@@ -89,7 +100,7 @@ class MemoryLog:
         parent_run_id: str | None = None,
         claim: LeaseClaim | None = None,
     ) -> Opened:
-        check_open(run_id, producer, claim)
+        check_open(run_id, producer, workflow, parent_run_id, claim)
         with self._lock:
             self._check_open()
             created = run_id not in self._runs
@@ -125,7 +136,7 @@ class MemoryLog:
             raise RunEnded(f"the parent run {parent_run_id!r} has ended ({parent.status})")
         run = _Run(run_id, parent.root_run_id, parent_run_id, workflow, now_us())
         self._runs[run_id] = run
-        stream.children.append(run)
+        stream.children[run_id] = run
 
     async def append(
         self,
@@ -147,10 +158,12 @@ class MemoryLog:
             root = self._runs[run.root_run_id]
             if root.ended is not None:
                 raise RunEnded(f"run {root.run_id!r} has ended ({root.status})")
+            check_children(drafts, root_run_id=run.root_run_id, status_of=stream.status_of)
+            first = stream.last_seq + 1
+            self._store(stream, drafts[:-1])
             if final:
                 self._lose_children(stream)
-            first = stream.last_seq + 1
-            self._store(stream, drafts)
+            self._store(stream, drafts[-1:])
             last = stream.last_seq
             if producer is not None:
                 number = producer.number + len(drafts) - 1
@@ -158,12 +171,12 @@ class MemoryLog:
                     state.epoch, number, producer.number, first, last
                 )
                 if root.lease and root.lease.owner == producer.id:
-                    root.lease = _raised(root.lease)
+                    root.lease = renewed_lease(root.lease)
         self._bell.ring([root.run_id])
         return Appended(first, last)
 
     def _lose_children(self, stream: _Stream) -> None:
-        running = [child for child in stream.children if child.ended is None]
+        running = [child for child in stream.children.values() if child.ended is None]
         self._store(stream, [lost_draft(child.run_id, PARENT_ENDED) for child in reversed(running)])
 
     def _store(self, stream: _Stream, drafts: Sequence[Draft]) -> None:
@@ -177,6 +190,7 @@ class MemoryLog:
                     run.ended = now_us()
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
+        limit = check_limit(limit, READ_LIMIT_MAX)
         with self._lock:
             self._check_open()
             run, stream = self._find(run_id)
@@ -213,7 +227,7 @@ class MemoryLog:
             run, _ = self._find(run_id)
             check_owner(run.lease, run_id, owner, epoch)
             if run.lease is not None:
-                run.lease = _raised(run.lease)
+                run.lease = renewed_lease(run.lease)
 
     async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
         with self._lock:
@@ -229,8 +243,10 @@ class MemoryLog:
             if run.lease != lease or run.ended is not None or run.status == "waiting":
                 return self._info(run)
             fenced = stream.producers.get(lease.owner, ProducerState())
-            stream.producers[lease.owner] = _with_epoch(fenced, fenced.epoch + 1)
+            epoch = fenced.epoch + 1
+            stream.producers[lease.owner] = _with_epoch(fenced, epoch)
             if run.status == "running" and lease.grace_s > 0:
+                run.lease = stalled_lease(lease, epoch)
                 self._store(stream, [stalled_draft(run_id, lease.grace_s)])
             else:
                 if run_id == run.root_run_id:
@@ -257,6 +273,7 @@ class MemoryLog:
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[RunInfo]:
+        limit = check_limit(limit, LIST_LIMIT_MAX)
         with self._lock:
             self._check_open()
             runs = list(reversed(self._runs.values()))
@@ -267,7 +284,7 @@ class MemoryLog:
                 for run in runs
                 if workflow in (None, run.workflow) and status in (None, run.status)
             ]
-            return [self._info(run) for run in chosen[: min(limit, LIST_LIMIT_MAX)]]
+            return [self._info(run) for run in chosen[:limit]]
 
     async def aclose(self) -> None:
         self.close()
@@ -307,7 +324,3 @@ class MemoryLog:
 
 def _with_epoch(state: ProducerState, epoch: int) -> ProducerState:
     return ProducerState(epoch, state.number, state.batch_number, state.first_seq, state.last_seq)
-
-
-def _raised(lease: Lease) -> Lease:
-    return Lease(lease.owner, lease.epoch, lease.counter + 1, lease.lease_s, lease.grace_s)

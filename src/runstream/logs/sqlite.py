@@ -13,11 +13,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import unquote
 
+from ..admission import (
+    check_limit,
+    check_open,
+)
 from ..bell import Bell
 from ..errors import InvalidURL, LogClosed
 from ..log import (
@@ -33,12 +37,11 @@ from ..log import (
     Producer,
     RunInfo,
     Status,
-    check_limit,
-    check_open,
 )
 from ..record import Cursor, Draft
 from ..settings import read_settings
 from . import refuse_unknown, sqlite_file, sqlite_store
+from .sqlite_lines import Line, Lines
 from .sqlite_recent import Recent
 from .sqlite_retention import Retention
 from .sqlite_shared import Shared
@@ -99,11 +102,12 @@ class SqliteLog:
         self.path = path
         self._closed = False
         self._closing = threading.Lock()
-        self._readers: list[sqlite3.Connection] = []
+        self._lines = Lines()
         self._reader = threading.local()
         with ExitStack() as opened:
-            writing = opened.enter_context(closing(sqlite_file.open_writer(path, durability)))
-            watching = opened.enter_context(closing(sqlite_file.open_reader(path)))
+            opened.callback(self._lines.close)
+            writing = self._lines.add(lambda: sqlite_file.open_writer(path, durability))
+            watching = self._lines.add(lambda: sqlite_file.open_reader(path))
             self._shared = Shared(path)
             self._bell = Bell()
             self._recent = Recent(lambda: self._shared.removals)
@@ -245,9 +249,14 @@ class SqliteLog:
         self._writer.close()
         self._watcher.close()
         self._pool.shutdown()
-        for connection in self._readers:
-            connection.close()
+        self._lines.close()
         self._shared.close()
+
+    def pause(self, timeout: float) -> bool:
+        return self._lines.pause(timeout)
+
+    def resume(self) -> None:
+        self._lines.resume()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -278,9 +287,8 @@ class SqliteLog:
         return await asyncio.wrap_future(future)
 
     def _look(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
-        if connection is None:
-            connection = self._reader.connection = sqlite_file.open_reader(self.path)
-            self._readers.append(connection)
-        with sqlite_file.translated(self.path):
+        line: Line | None = getattr(self._reader, "line", None)
+        if line is None:
+            line = self._reader.line = self._lines.add(lambda: sqlite_file.open_reader(self.path))
+        with line.used() as connection, sqlite_file.translated(self.path):
             return work(connection)

@@ -12,10 +12,21 @@ from typing import Final
 
 import msgspec
 
-from ..errors import LeaseHeld, RunEnded, RunNotFound
-from ..log import (
+from ..admission import (
     LEASE_LAPSED,
     PARENT_ENDED,
+    admit,
+    check_batch,
+    check_children,
+    check_owner,
+    check_position,
+    lost_draft,
+    new_generation,
+    stalled_draft,
+    stalled_lease,
+)
+from ..errors import LeaseHeld, RunEnded, RunNotFound
+from ..log import (
     STATUS_BY_KIND,
     Appended,
     Lease,
@@ -26,15 +37,6 @@ from ..log import (
     ProducerState,
     RunInfo,
     Status,
-    admit,
-    check_batch,
-    check_children,
-    check_owner,
-    check_position,
-    lost_draft,
-    new_generation,
-    stalled_draft,
-    stalled_lease,
 )
 from ..record import Cursor, Draft, now_us
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..bell import Bell
 from . import sqlite_store
+from .sqlite_lines import Line
 from .sqlite_recent import Recent
 from .sqlite_shared import Shared
 
@@ -25,10 +26,9 @@ logger = logging.getLogger(__name__)
 class Watcher:
     """A thread that watches for other processes' commits while anyone listens."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, bell: Bell, recent: Recent, shared: Shared
-    ) -> None:
-        self._connection = connection
+    def __init__(self, line: Line, bell: Bell, recent: Recent, shared: Shared) -> None:
+        self._line = line
+        self._asked: sqlite3.Connection | None = None
         self._bell = bell
         self._recent = recent
         self._shared = shared
@@ -37,7 +37,8 @@ class Watcher:
         self._failing = False
         self._seen: tuple[int, int] | None = None
         # Now, not in the thread: what is appended after this call must be noticed.
-        self._newest = sqlite_store.newest_chunk(connection)
+        with line.used() as connection:
+            self._newest = sqlite_store.newest_chunk(connection)
         self._thread = threading.Thread(target=self._run, name="runstream-watcher", daemon=True)
         self._thread.start()
 
@@ -56,11 +57,12 @@ class Watcher:
         while not self._closing.is_set():
             if not self._bell.listened:
                 self._listening.clear()
-                # Somebody may have come between the question and the clearing.
-                if not self._bell.listened:
+                # Somebody may have come, or closed us, between the question and the clearing.
+                if not self._bell.listened and not self._closing.is_set():
                     self._listening.wait()
             try:
-                self._look()
+                with self._line.used() as connection:
+                    self._look(connection)
                 self._failing = False
             except Exception:
                 # Have everyone look for themselves: if it is no passing fault, that tells them.
@@ -69,14 +71,15 @@ class Watcher:
                 self._failing = True
                 self._bell.ring_all()
             self._closing.wait(POLL_S)
-        self._connection.close()
 
-    def _look(self) -> None:
+    def _look(self, connection: sqlite3.Connection) -> None:
+        if connection is not self._asked:  # versions of another connection say nothing
+            self._asked, self._seen = connection, None
         removals = self._shared.removals
-        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        version = connection.execute("PRAGMA data_version").fetchone()[0]
         if (version, removals) == self._seen:
             return
-        newest, tails = sqlite_store.new_tails(self._connection, self._newest)
+        newest, tails = sqlite_store.new_tails(connection, self._newest)
         for root_run_id, generation, last_seq in tails:
             self._recent.saw_tail(root_run_id, generation, last_seq)
         if self._seen is None or removals != self._seen[1]:
@@ -87,7 +90,7 @@ class Watcher:
                 run_id
                 for run_id in self._bell.listened
                 if self._recent.tail(run_id) is None
-                and sqlite_store.find_run(self._connection, run_id) is not None
+                and sqlite_store.find_run(connection, run_id) is not None
             ]
             self._bell.ring([*(root for root, _, _ in tails), *opened])
         self._newest = newest

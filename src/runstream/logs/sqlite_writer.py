@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import LogClosed, RunstreamError
 from .sqlite_file import BUSY_TIMEOUT_S, LOCK_POLL_S, bound_wal, is_fault_of_file, translate
+from .sqlite_lines import Line
 from .sqlite_shared import Shared
 from .sqlite_store import Removed, Stored
 
@@ -30,6 +31,13 @@ JOBS_PER_COMMIT_MAX: Final = 512
 WAL_LOOK_S: Final = 0.1
 # The same while a reader is in the way, so that waiting for it costs a tenth of the time at most.
 WAL_RETRY_S: Final = 1.0
+
+# While a publisher's records come faster than some ten thousand a second, a commit waits this long for
+# more of them: it saves hand-overs between its thread and ours, which cost more than the records. Batches
+# below come too slowly to wait for; with one above somebody may already wait for room.
+LINGER_S: Final = 0.002
+LINGER_FROM: Final = 16
+LINGER_BELOW: Final = 1024
 
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -71,13 +79,13 @@ class Writer:
     def __init__(
         self,
         path: Path,
-        connection: sqlite3.Connection,
+        line: Line,
         shared: Shared,
         on_commit: Callable[[Sequence[Stored | Removed]], None],
         chores: tuple[Chore, ...] = (),
     ) -> None:
         self._path = path
-        self._connection = connection
+        self._line = line
         self._shared = shared
         self._on_commit = on_commit
         self._chores = chores
@@ -90,6 +98,8 @@ class Writer:
         # Set when the thread has ended: what everyone is told from then on.
         self._ended: RunstreamError | None = None
         self._refusing = threading.Lock()
+        self._may_linger = False
+        self._last_count = 0
         self._thread = threading.Thread(
             target=self._run, name=f"runstream-writer-{path.name}", daemon=True
         )
@@ -155,29 +165,40 @@ class Writer:
             )
         finally:
             self._ended = ended
-            self._connection.close()
         self._refuse_rest()
 
     def _serve(self) -> None:
         look_at = math.inf
         while True:
-            jobs = self._wait_jobs(look_at)
-            if jobs:
-                self._unfinished = jobs
-                self._commit(jobs)
-                self._unfinished = []
-                self._bound_wal()
-                if look_at == math.inf:
-                    look_at = 0.0
-            elif self._closing and self._queue.empty():
+            self._unfinished = jobs = self._wait_jobs(look_at)
+            try:
+                with self._line.used() as self._connection:
+                    look_at = self._work(jobs, look_at)
+            except RunstreamError as error:  # it could not be opened again after a fork
+                for job in jobs:
+                    _tell(job, error)
+            self._unfinished = []
+            # Not only when there was nothing to do: the call to close may have come among the jobs.
+            if self._closing and self._queue.empty():
                 return
-            if time.monotonic() >= look_at and not self._closing:
-                for chore in self._chores:
-                    job = chore.look(self._connection)
-                    if job is not None:
-                        self._commit([job])
-                pauses = [chore.pause_s() for chore in self._chores]
-                look_at = time.monotonic() + min(pauses, default=math.inf)
+
+    def _work(self, jobs: list[Job], look_at: float) -> float:
+        """Do the jobs, then the chores when it is time for them; when that is again."""
+        if jobs:
+            self._commit(jobs)
+            busy = LINGER_FROM <= self._last_count < LINGER_BELOW
+            self._may_linger = busy and not self._queue.empty()
+            self._bound_wal()
+            if look_at == math.inf:
+                look_at = 0.0
+        if self._closing or time.monotonic() < look_at:
+            return look_at
+        for chore in self._chores:
+            job = chore.look(self._connection)
+            if job is not None:
+                self._commit([job])
+        pauses = [chore.pause_s() for chore in self._chores]
+        return time.monotonic() + min(pauses, default=math.inf)
 
     def _bound_wal(self) -> None:
         now = time.monotonic()
@@ -197,6 +218,13 @@ class Writer:
                 if len(jobs) >= JOBS_PER_COMMIT_MAX:
                     break
                 waiting = self._queue.get_nowait()
+        if not jobs and self._may_linger and not self._closing:
+            # Only a publisher has called, and records keep coming: nobody waits for this commit, and
+            # a moment later it holds more of them. A caller, or an urgent record, ends the moment.
+            with contextlib.suppress(queue.Empty):
+                waiting = self._queue.get(timeout=LINGER_S)
+                if waiting:
+                    jobs.append(waiting)
         for take in self._sources:
             jobs.extend(take())
         return jobs
@@ -209,8 +237,15 @@ class Writer:
             outcome = translate(self._path, error) if is_fault_of_file(error) else error
             for job in jobs:
                 job.outcome = outcome
+        self._last_count = 0
         if self._changes:
             changes, self._changes = self._changes, []
+            self._last_count = sum(
+                len(chunk.drafts)
+                for change in changes
+                if isinstance(change, Stored)
+                for chunk in change.chunks
+            )
             self._on_commit(changes)
         for job in jobs:
             _tell(job, job.outcome)

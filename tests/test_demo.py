@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+
+import pytest
+
+from command_process import environment, run_command, run_in_terminal
+from runstream import Record, connect, process
+from runstream.demo import NOTES, STORIES, run_demo
+
+TALES = {generation: " ".join(story) for generation, story in STORIES.items()}
+FAST = ("demo", "--once", "--speed", "200")
+
+
+@pytest.fixture(autouse=True)
+def closed_publishers() -> Iterator[None]:
+    yield
+    process.close_publishers()
+
+
+async def records_of_demo(url: str) -> list[Record]:
+    await run_demo(url=url, run_id="d1", speed=1000)
+    async with connect(url) as streams:
+        return [record async for record in streams.subscribe("d1")]
+
+
+async def test_two_stories_come_token_by_token_at_the_same_time(sqlite_url: str) -> None:
+    tokens = [record for record in await records_of_demo(sqlite_url) if record.kind == "token"]
+    for generation, tale in TALES.items():
+        ours = [token for token in tokens if token.correlation_id == generation]
+        assert "".join(token.data["text"] for token in ours).strip() == tale
+        assert [token.index for token in ours] == list(range(len(ours)))
+    turns = [key for key, _ in groupby(tokens, key=lambda token: token.correlation_id)]
+    assert len(turns) > 20
+
+
+async def test_progress_reaches_its_total_and_the_run_says_what_came_out(sqlite_url: str) -> None:
+    records = await records_of_demo(sqlite_url)
+    tokens = sum(record.kind == "token" for record in records)
+    progress = [record.data for record in records if record.kind == "progress"]
+    assert progress[-1] == {"done": tokens, "total": tokens}
+    assert records[-1].data == {"result": {"stories": 2, "tokens": tokens}}
+
+
+async def test_the_log_book_is_a_task_that_readers_fold(sqlite_url: str) -> None:
+    await records_of_demo(sqlite_url)
+    async with connect(sqlite_url) as streams:
+        *_, book = [task async for task in streams.handler("d1").tasks("log-book")]
+    assert book.status == "completed"
+    assert sorted(book["notes"]) == sorted([*NOTES["gen-1"], *NOTES["gen-2"]])
+    assert book["flashes"] > book["bells"] > 0
+
+
+async def test_cancelling_it_ends_the_run_as_cancelled(sqlite_url: str) -> None:
+    running = asyncio.create_task(run_demo(url=sqlite_url, run_id="d1", speed=0.1))
+    async with connect(sqlite_url) as streams:
+        kinds: list[str] = []
+        async for record in streams.subscribe("d1", wait=True):
+            kinds.append(record.kind)
+            running.cancel()
+    assert kinds[-1] == "run.cancelled"
+    assert "task.cancelled" in kinds
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_it_tells_the_stories_in_plain_lines(sqlite_url: str) -> None:
+    result = run_command(sqlite_url, "demo", "--speed", "200")
+    assert result.returncode == 0
+    assert not result.stderr
+    assert "\x1b" not in result.stdout
+    for sentence in [*STORIES["gen-1"], *STORIES["gen-2"]]:
+        assert sentence in result.stdout
+    seqs = [int(seq) for seq in re.findall(r"^ +(\d+)  \S+  ", result.stdout, re.MULTILINE)]
+    assert seqs == sorted(set(seqs))
+
+
+def test_it_says_what_was_stored_as_the_log_has_it(sqlite_url: str) -> None:
+    text = run_command(sqlite_url, *FAST).stdout
+    with connect(sqlite_url) as streams:
+        (info,) = streams.list_runs()
+        records = list(streams.subscribe(info.run_id))
+    kinds = Counter(record.kind for record in records)
+    assert f"{len(records)} records are stored" in text
+    assert f"{kinds['token']} token" in text
+    assert f"{kinds['progress']} progress" in text
+    assert sqlite_url in text
+
+
+def test_the_commands_that_it_prints_follow_it_again(sqlite_url: str) -> None:
+    text = run_command(sqlite_url, *FAST).stdout
+    everything, tokens, runs = [
+        subprocess.run(
+            shlex.split(line, comments=True),
+            # They must work where nobody has set a URL.
+            env=environment("") | {"RUNSTREAM_URL": "memory:"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for line in text.splitlines()
+        if line.startswith("  ") and " -m runstream " in line
+    ]
+    total = len(everything.splitlines())
+    assert f"{total} records are stored" in text
+    assert 0 < len(tokens.splitlines()) < total
+    assert "completed" in runs
+
+
+def test_the_python_that_it_prints_follows_it_again(sqlite_url: str) -> None:
+    text = run_command(sqlite_url, *FAST).stdout
+    code = "\n".join(line[2:] for line in text.splitlines()[-3:])
+    assert code.startswith("from runstream import connect\nwith connect(")
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment("memory:"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert f"{len(result.stdout.splitlines())} records are stored" in text
+
+
+def test_in_a_terminal_it_draws_both_stories_and_ends_by_itself_when_told_so(
+    sqlite_url: str,
+) -> None:
+    shown = run_in_terminal(sqlite_url, *FAST)
+    assert shown.returncode == 0
+    assert "\x1b[" in shown.text
+    for part in ("╭─", "gen-1", "gen-2", "progress", "log-book", "records/s", "tail latest"):
+        assert part in shown.text
+    assert "Enter shows it again" not in shown.text
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 10), (200, 60)])
+def test_it_draws_on_a_terminal_of_any_size(sqlite_url: str, size: tuple[int, int]) -> None:
+    assert run_in_terminal(sqlite_url, *FAST, size=size).returncode == 0
+
+
+def test_in_a_terminal_enter_shows_it_again(sqlite_url: str) -> None:
+    # The end of input, typed as Ctrl-D, leaves after the second run.
+    shown = run_in_terminal(sqlite_url, "demo", "--speed", "200", typed="\n\x04")
+    assert shown.returncode == 0
+    assert shown.text.count("Enter shows it again") == 2
+    with connect(sqlite_url) as streams:
+        assert len(streams.list_runs(workflow="demo", status="completed")) == 2
+
+
+def test_in_a_terminal_that_cannot_move_it_is_plain(sqlite_url: str) -> None:
+    shown = run_in_terminal(sqlite_url, *FAST, TERM="dumb")
+    assert "\x1b" not in shown.text
+    assert STORIES["gen-1"][0] in shown.text
+
+
+def test_a_memory_log_is_not_offered_for_following_again(sqlite_url: str) -> None:
+    text = run_command(sqlite_url, *FAST, "--url", "memory:").stdout
+    assert "records are stored" in text
+    assert "runstream tail" not in text
+
+
+def test_a_log_that_cannot_be_used_is_one_clear_line(sqlite_url: str) -> None:
+    result = run_command(sqlite_url, *FAST, "--url", "sqlite:/dev/null/events.db")
+    assert result.returncode == 4
+    assert result.stderr.startswith("runstream: ")
+    assert result.stderr.count("\n") == 1
