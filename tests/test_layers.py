@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "known_state",
         "lease",
         "log",
+        "loop_watch",
         "mailbox",
         "portal",
         "settings",

@@ -64,7 +64,9 @@ class Attempt:
         for inner in list(self.nested):
             inner.stop()
         if self.task is not None and self.loop is not None:
-            with contextlib.suppress(RuntimeError):  # its loop was closed: nothing runs there any more
+            with contextlib.suppress(
+                RuntimeError
+            ):  # its loop was closed: nothing runs there any more
                 self.loop.call_soon_threadsafe(_cancel, self.task)
 
     def run_in(self, task: asyncio.Task[Any] | None) -> None:
@@ -83,10 +85,11 @@ class Attempt:
     ) -> StepFuture[Any]:
         self.check()
         call = Call(self, unit, args, kwargs)
+        handed: StepFuture[Any]
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         if not unit.is_async:
-            handed = StepFuture[Any](future)
+            handed = StepFuture(future)
             process.threads().run(_running(copy_context().run, call.run, future))
         elif (loop := _running_loop()) is not None:
             task = loop.create_task(call.run_async())

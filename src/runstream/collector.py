@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from .events import Event
 
@@ -17,7 +17,7 @@ class Collected:
 
     __slots__ = ("added", "buffer", "taken")
 
-    def __init__(self, buffer: Buffer, added: Event, taken: list[Event] | None) -> None:
+    def __init__(self, buffer: Buffer, added: Event, taken: Sequence[Event] | None) -> None:
         self.buffer = buffer
         self.added = added
         self.taken = taken
@@ -74,8 +74,8 @@ class Collector:
         with self._lock:
             buffer = self._buffers.setdefault(buffer_id, Buffer())
             buffer.add(event)
-            taken = buffer.take(expected)
-            return taken, Collected(buffer, event, taken)  # type: ignore[return-value]
+            taken = cast("list[E] | None", buffer.take(expected))
+            return taken, Collected(buffer, event, taken)
 
     def undo(self, collected: Sequence[Collected]) -> None:
         """The attempt failed: its next one will collect again."""

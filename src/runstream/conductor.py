@@ -145,7 +145,9 @@ class Conductor:
                 self._carry_out(command)
         return work
 
-    def fail(self, work: Work, attempt: int, error: BaseException, *, for_good: bool = False) -> None:
+    def fail(
+        self, work: Work, attempt: int, error: BaseException, *, for_good: bool = False
+    ) -> None:
         """An attempt raised; `for_good`: another one would raise it, too."""
         retry = work.step.retry
         self.errors[work.id] = error
@@ -198,32 +200,38 @@ class Conductor:
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case Write():
-                pass
             case Start(work=work):
                 self._start(work)
-            case Stop(work=work):
+            case Stop():
                 self._stop(command)
             case SetTimer():
                 self._armed = True
                 self._portal.call_soon(self._arm, command.timer, command.at)
-            case ClearTimer():
-                if command.timer.work:  # the run's own timers go with its end
-                    self._portal.call_soon(self._disarm, command.timer)
-            case StopBody():
-                if self._program is not None:
-                    self._program.stop_body()
-            case StopChild():
-                cancel = self._children.get(command.run_id)
-                if cancel is not None:
-                    cancel()
+            case ClearTimer(timer=Timer(work=work_id)) if work_id:
+                # (The run's own timers go with its end.)
+                self._portal.call_soon(self._disarm, command.timer)
+            case StopBody() | StopChild():
+                self._stop_other(command)
             case End():
-                if self._armed:
-                    self._portal.call_soon(self._disarm_all)
-                if self._own_loop is not None:
-                    process.threads().run(self._own_loop.close)
-                if self._program is not None:
-                    self._program.ended(command)
+                self._ended(command)
+            case _:
+                pass  # written already
+
+    def _stop_other(self, command: StopBody | StopChild) -> None:
+        if isinstance(command, StopChild):
+            cancel = self._children.get(command.run_id)
+            if cancel is not None:
+                cancel()
+        elif self._program is not None:
+            self._program.stop_body()
+
+    def _ended(self, end: End) -> None:
+        if self._armed:
+            self._portal.call_soon(self._disarm_all)
+        if self._own_loop is not None:
+            process.threads().run(self._own_loop.close)
+        if self._program is not None:
+            self._program.ended(end)
 
     def _start(self, work: Work) -> None:
         if work.routed:

@@ -157,7 +157,13 @@ def _called(state: RunState, tick: Called, commands: list[Command]) -> None:
 
 
 def _begin(
-    state: RunState, step: StepPlan, event: Any, now: float, commands: list[Command], *, routed: bool
+    state: RunState,
+    step: StepPlan,
+    event: Any,
+    now: float,
+    commands: list[Command],
+    *,
+    routed: bool,
 ) -> None:
     state.count += 1
     work = Work(state.count, step, f"{state.prefix}{state.count}", event, routed, now)

@@ -49,7 +49,9 @@ class Graph:
             no consumer. The message names the step and the event.
     """
 
-    def __init__(self, workflow: str, steps: Iterable[Step[..., Any]], *, check: bool = True) -> None:
+    def __init__(
+        self, workflow: str, steps: Iterable[Step[..., Any]], *, check: bool = True
+    ) -> None:
         self.workflow = workflow
         self.steps: dict[str, RoutedStep] = {}
         for one in steps:
@@ -147,10 +149,14 @@ class Graph:
             raise InvalidInput(f"the workflow {self.workflow!r} has no steps")
         starts = {kind for step in self.steps.values() for kind in step.accepts if _is_start(kind)}
         if not starts:
-            raise InvalidInput(f"no step of {self.workflow!r} accepts a StartEvent: none could begin")
+            raise InvalidInput(
+                f"no step of {self.workflow!r} accepts a StartEvent: none could begin"
+            )
         if len(starts) > 1:
             names = ", ".join(sorted(kind.__name__ for kind in starts))
-            raise InvalidInput(f"the steps of {self.workflow!r} begin with different events: {names}")
+            raise InvalidInput(
+                f"the steps of {self.workflow!r} begin with different events: {names}"
+            )
         self._check_consumers()
         if all(step.signature.produces is not None for step in self.steps.values()):
             # (What a step without a return annotation produces is not known.)
@@ -170,7 +176,9 @@ class Graph:
     def _check_producers(self) -> None:
         produced = self._produced()
         if not any(issubclass(kind, StopEvent) for kind in produced):
-            raise InvalidInput(f"no step of {self.workflow!r} returns a StopEvent: it would never end")
+            raise InvalidInput(
+                f"no step of {self.workflow!r} returns a StopEvent: it would never end"
+            )
         for step in self.steps.values():
             for kind in step.accepts:
                 if issubclass(kind, (StartEvent, HumanResponseEvent)):

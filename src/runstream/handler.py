@@ -207,9 +207,7 @@ def outcome(record: Record) -> Any:
             raise RunstreamError(f"not a terminal record: {record.kind}")
 
 
-def _stop_event(
-    record: Record, classes: Iterable[type[Event]] = ()
-) -> StopEvent | None:
+def _stop_event(record: Record, classes: Iterable[type[Event]] = ()) -> StopEvent | None:
     """The StopEvent of its own kind that a run ended with, if it did and this process knows the class."""
     if record.kind != "run.completed" or "event" not in record.data:
         return None

@@ -14,9 +14,7 @@ from .portal import Portal
 from .runner import Execution, Job, Runner
 
 
-def make_runner(
-    job: Job, workflow: str, run_id: str | None, url: str | None, given: Any
-) -> Runner:
+def make_runner(job: Job, workflow: str, run_id: str | None, url: str | None, given: Any) -> Runner:
     """A runner for the job. `given` is recorded as the run's input."""
     fields = {
         name.replace("result", "input"): value for name, value in result_fields(given).items()

@@ -205,7 +205,7 @@ def pipeline(
     name: str | None = None,
     timeout: float | None = None,
     cancel_grace: float = CANCEL_GRACE_S,
-    dynamic: bool = True,
+    dynamic: bool = True,  # noqa: ARG001 - accepted, see below
 ) -> Any:
     """Make a function a pipeline: `@pipeline`, or `@pipeline(timeout=60)`.
 

@@ -19,6 +19,7 @@ from typing import Final
 from .errors import LeaseLost, LogClosed, LogUnavailable, RunstreamError
 from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
 from .logs import is_embedded
+from .loop_watch import LoopWatch
 from .outbox import Batch, Outbox
 from .portal import Portal
 from .settings import Overflow, Settings
@@ -47,6 +48,7 @@ class Publisher:
         self._pauses: dict[Outbox, float] = {}
         # Runs of this process that are under way: nothing else need hold on to them.
         self.in_progress: set[object] = set()
+        self.loops = LoopWatch(self.portal, settings.blocked_s)
         self._call_writer: Callable[[], None] | None = None
         if isinstance(log, FetchesAppends):
             self._call_writer = log.fetch_from(self._take)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 from .errors import InvalidInput
 
@@ -34,8 +35,8 @@ class Retry:
                 raise InvalidInput(f"{name} is a number of seconds from 0, not {seconds}")
         if not 1 <= self.backoff < math.inf:
             raise InvalidInput(f"backoff is a factor from 1, not {self.backoff}")
-        kinds: tuple[object, ...] = self.on if isinstance(self.on, tuple) else (self.on,)
-        for kind in kinds:
+        named: object = self.on
+        for kind in cast("tuple[object, ...]", named if isinstance(named, tuple) else (named,)):
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise InvalidInput(f"`on` names exceptions, not {kind!r}")
 

@@ -24,7 +24,7 @@ from .payload import result_fields
 from .runner import Runner
 from .state_store import FreeState, StateStore
 from .ticks import Begun, CancelAsked, Finished, Halted, Sent, Work
-from .workflow_context import Context
+from .workflow_context import Context, is_event
 
 
 class RoutedJob:
@@ -49,7 +49,9 @@ class RoutedJob:
         )
         self.collector = Collector()
         self.mailbox = Mailbox()
-        self.store: StateStore[Any] = StateStore(FreeState() if graph.state is None else graph.state())
+        self.store: StateStore[Any] = StateStore(
+            FreeState() if graph.state is None else graph.state()
+        )
         self._graph = graph
         self._start = start
         self._verbose = verbose
@@ -66,7 +68,7 @@ class RoutedJob:
         self._conductor.feed(Begun(time.monotonic(), self._start))
 
     def send(self, event: Event, step: str | None) -> None:
-        if not isinstance(event, Event):
+        if not is_event(event):
             raise InvalidInput(f"an event is sent to steps, not a {type(event).__name__}")
         if step is not None:
             known = self._graph.steps.get(step)
@@ -112,9 +114,7 @@ class RoutedJob:
         if self._verbose:
             _say(f"{self._runner.run_id}: step {step.name} (attempt {work.attempt}) begins")
         if not step.is_async:
-            process.threads().run(
-                lambda: variables.run(self._run_plain, step, context, attempt)
-            )
+            process.threads().run(lambda: variables.run(self._run_plain, step, context, attempt))
         elif threading.get_ident() == self._home_thread:
             self._create_task(step, context, attempt, variables)
         else:
@@ -186,13 +186,13 @@ class RoutedJob:
             return (), None, None
         if isinstance(result, StopEvent):
             return (), (result,), _kind_of(result)
-        several = cast("list[Any]", result) if isinstance(result, list) else [result]
+        several = _listed(result)
         routed: list[Event] = []
         for event in several:
             if not isinstance(event, Event) or isinstance(event, StopEvent):
                 raise InvalidInput(
                     f"step {step.name!r} returned a {type(event).__name__}"
-                    f"{' in a list' if isinstance(result, list) else ''}: a step returns an event, "
+                    f"{' in a list' if type(result) is list else ''}: a step returns an event, "
                     "a list of events to route, or None"
                 )
             if self._graph.route(event):
@@ -205,7 +205,7 @@ class RoutedJob:
                     f"step {step.name!r} returned a {type(event).__name__}, which no step accepts"
                 )
         kinds = [_kind_of(event) for event in several]
-        return tuple(routed), None, kinds if isinstance(result, list) else kinds[0]
+        return tuple(routed), None, kinds if type(result) is list else kinds[0]
 
     def _failed(
         self,
@@ -243,3 +243,10 @@ def _kind_of(event: Any) -> str | None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)  # noqa: T201 - what `verbose` asks for
+
+
+def _listed(result: Any) -> list[Any]:
+    several: list[Any] = [result]
+    if type(result) is list:
+        several = result
+    return several

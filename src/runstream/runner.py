@@ -203,7 +203,7 @@ class Runner:
         parent = self.run.parent_control
         if parent is not None:
             parent.adopt(self.run_id, lambda: self.cancel("its parent run is ending"), self.outcome)
-        self._following = publisher.portal.submit(self._follow(publisher.log))
+        self._following = publisher.portal.submit(self._follow(publisher))
         self.job.begin(self)
 
     def _not_opened(self, error: BaseException) -> None:
@@ -213,14 +213,17 @@ class Runner:
         self.opened.set_exception(error)
         self.outcome.set_exception(error)
 
-    async def _follow(self, log: Log) -> None:
+    async def _follow(self, publisher: Publisher) -> None:
         """Take in signals and cancel requests, whoever sent them. In the publisher's loop."""
         wanted = Subscription(
-            log,
+            publisher.log,
             self.run_id,
             filter=make_filter(kinds=("run.signal", "run.cancel_requested")),
             start=make_start(None, None, None),
         )
+        home = self.conductor.home
+        if home is not None:
+            publisher.loops.enter(home)
         try:
             async for page in wanted.pages():
                 for record in page:
@@ -228,6 +231,9 @@ class Runner:
                         self._take_in(record)
         except RunstreamError as error:
             logger.warning("run %s: signals are no longer seen: %s", self.run_id, error)
+        finally:
+            if home is not None:
+                publisher.loops.leave(home)
 
     def _take_in(self, record: Record) -> None:
         if record.kind == "run.signal":

@@ -31,6 +31,8 @@ RETENTION_S = 30 * 24 * 3600.0
 LEASE_S = 15.0
 # Leaving a run waits this long for its last record to be stored, before it fails.
 END_TIMEOUT_S = 30.0
+# An event loop that does not answer for this time is reported: by then everyone has noticed.
+BLOCKED_S = 1.0
 
 
 class ChildRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retention_s: float = RETENTION_S
     lease_s: float = LEASE_S
     end_timeout_s: float = END_TIMEOUT_S
+    blocked_s: float = BLOCKED_S
     run: ChildRun | None = None
 
 
@@ -83,6 +86,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         retention_s=_seconds(env, "RUNSTREAM_RETENTION_S", RETENTION_S),
         lease_s=_seconds(env, "RUNSTREAM_LEASE_S", LEASE_S),
         end_timeout_s=_seconds(env, "RUNSTREAM_END_TIMEOUT_S", END_TIMEOUT_S),
+        blocked_s=_seconds(env, "RUNSTREAM_BLOCKED_S", BLOCKED_S),
         run=_child_run(env),
     )
 

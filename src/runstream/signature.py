@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
-from .errors import InvalidInput
 from .events import Event
 from .workflow_context import Context
 
@@ -61,7 +59,10 @@ def local_names(function: Callable[..., Any], frame: FrameType | None) -> dict[s
     while wanted and frame is not None and frame.f_globals is namespace:
         if frame.f_locals is not namespace:
             found.update(
-                {name: frame.f_locals[name] for name in wanted & frame.f_locals.keys() - found.keys()}
+                {
+                    name: frame.f_locals[name]
+                    for name in wanted & frame.f_locals.keys() - found.keys()
+                }
             )
         frame = frame.f_back
     return found
@@ -149,10 +150,17 @@ def _produced(hint: Any) -> tuple[tuple[type[Event], ...] | None, str | None]:
         elif isinstance(member, Unknown):
             return None, f"it returns a {member}, which cannot be found"
         else:
-            return None, f"it returns {getattr(member, '__name__', member)}, which is no event"
+            return None, f"it returns {_name(cast(object, member))}, which is no event"
     return tuple(produced), None
 
 
 def caller_frame(depth: int) -> FrameType | None:
     """The frame `depth` calls above the caller of this, where Python has frames."""
-    return sys._getframe(depth + 1)  # noqa: SLF001 - the documented way to the locals of a caller
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame.f_back if frame is not None else None
+    return frame
+
+
+def _name(hint: object) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

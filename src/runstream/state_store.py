@@ -12,8 +12,12 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, MutableMapping
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from contextlib import contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from types import TracebackType
 from typing import Any, Final, Generic, cast
 

@@ -84,9 +84,7 @@ class Step(Generic[P, R]):
             return self._submit_outside(args, kwargs)
         return scope.control.submit(self, args, kwargs)
 
-    def _submit_outside(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> StepFuture[Any]:
+    def _submit_outside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepFuture[Any]:
         """An ordinary call, but beside the caller."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
@@ -111,10 +109,8 @@ class Step(Generic[P, R]):
 
     def bound_to(self, instance: object) -> Step[..., R]:
         """The step as a method of `instance`."""
-        method = cast("Callable[..., R]", self.function.__get__(instance, type(instance)))  # type: ignore[attr-defined]
-        return Step(
-            method, self.plan, accept_subclasses=self.accept_subclasses, names=self._names
-        )
+        method = cast("Callable[..., R]", self.function.__get__(instance, type(instance)))
+        return Step(method, self.plan, accept_subclasses=self.accept_subclasses, names=self._names)
 
     def __repr__(self) -> str:
         return f"<step {self.name!r}>"
@@ -165,9 +161,7 @@ def step(
             raise InvalidInput(
                 f"{function.__name__!r} is a generator: a step returns, and publishes on the way"
             )
-        plan = StepPlan(
-            check_name(name or function.__name__, "step"), num_workers, retry, timeout
-        )
+        plan = StepPlan(check_name(name or function.__name__, "step"), num_workers, retry, timeout)
         return Step(
             function,
             plan,

@@ -21,9 +21,7 @@ class StepFuture(Generic[T_co]):
 
     __slots__ = ("_future", "_loop", "asked")
 
-    def __init__(
-        self, future: Future[Any], loop: asyncio.AbstractEventLoop | None = None
-    ) -> None:
+    def __init__(self, future: Future[Any], loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._future = future
         # The loop in which the step runs, where a blocking wait could only deadlock.
         self._loop = loop

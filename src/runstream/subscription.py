@@ -132,8 +132,6 @@ class Subscription:
 
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """The same records, in the lists that they were read in (never empty)."""
-        if self._open_log is not None:
-            self._log = await self._open_log()
         info = await self._find_run()
         position = await self._first_position(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).
@@ -167,6 +165,8 @@ class Subscription:
                     return
 
     async def _find_run(self) -> RunInfo:
+        if self._open_log is not None:
+            self._log = await self._open_log()
         while True:
             try:
                 info = await self._log.info(self.run_id)

@@ -32,7 +32,9 @@ class WorkerThreads:
         if worker is None:
             worker = _Worker()
             worker.work.append(work)
-            threading.Thread(target=self._serve, args=(worker,), name="runstream-step", daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(worker,), name="runstream-step", daemon=True
+            ).start()
         else:
             worker.bell.release()
 

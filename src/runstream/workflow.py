@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from .errors import InvalidInput
 from .events import StartEvent, check_name
@@ -48,7 +48,7 @@ class Workflow:
             raise InvalidInput(f"a timeout is a number of seconds above 0, not {timeout}")
         self.name = check_name(name or type(self).__name__, "workflow")
         self._free_steps = tuple(steps)
-        for one in self._free_steps:
+        for one in cast("tuple[object, ...]", self._free_steps):
             if not isinstance(one, Step):
                 raise InvalidInput(f"steps are functions declared with @step, not {one!r}")
         self._timeout = timeout
@@ -65,14 +65,7 @@ class Workflow:
             InvalidInput: an event has no producer or no consumer, or a step cannot be routed to.
         """
         if self._graph is None:
-            declared = {
-                name: attribute
-                for owner in reversed(type(self).__mro__)
-                for name, attribute in vars(owner).items()
-            }
-            methods = [
-                one.bound_to(self) for one in declared.values() if isinstance(one, Step)
-            ]
+            methods = [one.bound_to(self) for one in _declared_in(type(self))]
             # In a class a step without events is an ordinary unit of work, for the others to call.
             routed = [one for one in methods if one.signature.is_routed]
             self._graph = Graph(self.name, [*routed, *self._free_steps], check=self._check)
@@ -115,3 +108,15 @@ class Workflow:
             verbose=self._verbose,
         )
         return launch_in_loop(make_runner(job, self.name, run_id, url, start_event))
+
+
+def _declared_in(workflow: type) -> list[Step[..., Any]]:
+    """The steps of a class, in the order of declaration; a subclass's own take the place of others."""
+    attributes: dict[str, object] = {}
+    for owner in reversed(workflow.__mro__):
+        attributes.update(vars(owner))
+    return [
+        cast("Step[..., Any]", attribute)
+        for attribute in attributes.values()
+        if isinstance(attribute, Step)
+    ]

@@ -81,7 +81,7 @@ class Context(Generic[S]):
         """
         if event is None:
             return
-        if not isinstance(event, Event):
+        if not is_event(event):
             raise InvalidInput(f"an event is written to the stream, not a {type(event).__name__}")
         if event.__event_kind__.startswith("run."):
             raise InvalidInput(f"a {type(event).__name__} is written by Runstream alone")
@@ -167,3 +167,8 @@ class Context(Generic[S]):
         control = self._scope.control
         if control is not None and control.stopped:
             control.check()
+
+
+def is_event(value: object) -> bool:
+    """Whether a caller without a type checker gave an event."""
+    return isinstance(value, Event)
