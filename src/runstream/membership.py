@@ -56,7 +56,8 @@ class Membership:
 
     async def __aenter__(self) -> Self:
         self._prepare()
-        publisher = self._publisher = await asyncio.to_thread(
+        # (Only the first one waits for the disk; a thread would cost the others more than all the rest.)
+        publisher = self._publisher = process.open_publisher(self.url) or await asyncio.to_thread(
             process.publisher, self.url, self.settings
         )
         joining = publisher.portal.submit(self._join(publisher))
