@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from programs import run_program
 
+from programs import run_program
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
 from runstream.logs import open_log
 from runstream.logs.sqlite import SqliteLog
