@@ -178,8 +178,7 @@ class Writer:
                 for job in jobs:
                     _tell(job, error)
             self._unfinished = []
-            # Not only when there was nothing to do: the call to close may have come among the jobs.
-            if self._closing and self._queue.empty():
+            if not jobs and self._closing:
                 return
 
     def _work(self, jobs: list[Job], look_at: float) -> float:
@@ -209,6 +208,8 @@ class Writer:
     def _wait_jobs(self, look_at: float) -> list[Job]:
         """What waits now; blocks until there is something, or it is time to look at the chores."""
         timeout = None if look_at == math.inf else max(0.0, look_at - time.monotonic())
+        if self._closing:
+            timeout = 0.0  # the call to close may have come among the last jobs
         jobs: list[Job] = []
         with contextlib.suppress(queue.Empty):
             waiting = self._queue.get(timeout=timeout)
