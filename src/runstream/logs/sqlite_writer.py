@@ -170,6 +170,7 @@ class Writer:
     def _serve(self) -> None:
         look_at = math.inf
         while True:
+            closing = self._closing
             self._unfinished = jobs = self._wait_jobs(look_at)
             try:
                 with self._line.used() as self._connection:
@@ -178,8 +179,8 @@ class Writer:
                 for job in jobs:
                     _tell(job, error)
             self._unfinished = []
-            if not jobs and self._closing:
-                return
+            if closing and len(jobs) < JOBS_PER_COMMIT_MAX:
+                return  # all that was queued before the call to close, and not what comes meanwhile
 
     def _work(self, jobs: list[Job], look_at: float) -> float:
         """Do the jobs, then the chores when it is time for them; when that is again."""
