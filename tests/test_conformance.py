@@ -60,6 +60,7 @@ async def test_what_does_not_apply_to_a_log_is_told_with_the_reason() -> None:
     assert {o.why for o in outcomes} == {"", "this log lives as long as the process"}
 
 
+@pytest.mark.allow_blocking  # all checks in one loop: each of them is watched above
 async def test_the_suite_leaves_no_run_of_its_own_running_and_none_of_others_touched(
     sqlite_url: str,
 ) -> None:
