@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -37,8 +38,9 @@ class Portal:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work` in the portal's loop; cancelling the future cancels it."""
+        # (While the interpreter goes down our thread runs no more, and nobody would ever answer.)
         with self._door:
-            if not self._closed:
+            if not self._closed and not sys.is_finalizing():
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
         work.close()
         raise LogClosed("this connection to the log has been closed")

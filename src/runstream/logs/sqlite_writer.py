@@ -39,6 +39,10 @@ LINGER_S: Final = 0.002
 LINGER_FROM: Final = 16
 LINGER_BELOW: Final = 1024
 
+# The same for a lock that another process holds while the log is being closed: whoever waits for that (a
+# process that wants to end, say) has waited for its records before.
+CLOSING_BUSY_S: Final = 1.0
+
 Work = Callable[[sqlite3.Connection], Any]
 
 logger = logging.getLogger(__name__)
@@ -290,13 +294,14 @@ class Writer:
         SQLite's own waiting backs off to 100 ms, which starves one of two saturating writers: the
         connection must come without it.
         """
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        since = time.monotonic()
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
-                if not busy or time.monotonic() > deadline:
+                patience_s = CLOSING_BUSY_S if self._closing else BUSY_TIMEOUT_S
+                if not busy or time.monotonic() - since > patience_s:
                     raise
                 time.sleep(LOCK_POLL_S)
             else:
