@@ -75,7 +75,8 @@ def _waited_s(before: bytes, after: bytes) -> float:
 def watch_event_loops() -> Generator[list[str]]:
     """Collect one line for each callback that held any event loop of this process for too long.
 
-    Time spent waiting for a CPU or the interpreter's lock, or stopped by the garbage collector, is not the callback's.
+    Time spent waiting for a CPU or the interpreter's lock, or stopped by the garbage collector, is not
+    the callback's.
     """
     heart = _heart()
     blocked: list[str] = []
