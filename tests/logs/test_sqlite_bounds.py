@@ -13,7 +13,7 @@ import pytest
 from programs import report, run_program
 from runstream.filter import make_filter
 from runstream.log import LeaseClaim
-from runstream.logs import sqlite_file, sqlite_store, sqlite_writer
+from runstream.logs import sqlite_file, sqlite_read, sqlite_writer
 from runstream.logs.sqlite import SqliteLog
 from runstream.record import Cursor, Draft, make_draft
 from runstream.subscription import Subscription, make_start
@@ -103,7 +103,7 @@ async def test_a_page_of_large_records_is_short(tmp_path: Path) -> None:
     while len(seqs) < 20:
         page = await log.read("r", after=Cursor(None, len(seqs)))
         assert sum(len(bytes(draft.data)) for draft in page.drafts) <= (
-            sqlite_store.PAGE_SIZE_BYTES_MAX + MIB
+            sqlite_read.PAGE_SIZE_BYTES_MAX + MIB
         )
         seqs.extend(range(page.first_seq, page.last_seq + 1))
     assert seqs == list(range(1, 21))
