@@ -78,7 +78,7 @@ def in_step(step: str, attempt: int = 1) -> None:
     current_scope.set(Scope(scope.outlet, scope.run_id, step, f"{step}-run", attempt))
 
 
-class Progress(Event):
+class Published(Event):
     done: int
 
 
@@ -92,7 +92,7 @@ class Named(Event, kind="custom-kind"):
 def test_a_record_carries_what_was_given(url: str) -> None:
     with start_run("w", url=url) as run:
         publish({"a": 1}, kind="token", topic="t", correlation_id="gen-1", index=7)
-        publish(Progress(done=1))
+        publish(Published(done=1))
         publish(Named())
         publish(Named(), kind="other")
         publish(b"[1, 2]")
@@ -104,8 +104,8 @@ def test_a_record_carries_what_was_given(url: str) -> None:
         7,
     )
     assert (first.step, first.step_run_id, first.attempt) == (None, None, None)
-    assert [record.kind for record in rest] == ["Progress", "custom-kind", "other", "event"]
-    assert rest[0].as_event() == Progress(done=1)
+    assert [record.kind for record in rest] == ["Published", "custom-kind", "other", "event"]
+    assert rest[0].as_event() == Published(done=1)
     assert rest[3].data == [1, 2]
 
 
@@ -400,20 +400,22 @@ def test_publishing_after_the_end_of_the_run_is_an_error(url: str) -> None:
 def test_records_for_a_run_that_ended_elsewhere_are_dropped_with_one_warning(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = publisher_stats().dropped
+    before, taken = publisher_stats().dropped, 0
     runner, run = copy_context(), start_run("w", url=url, run_id="r1")
     runner.run(run.__enter__)
     with pytest.raises(RunEnded), attach("r1", url=url):
         publish({"n": 1})
         assert flush(PATIENCE_S)
         runner.run(run.__exit__, None, None, None)
-        for number in range(3):
-            publish({"n": number})
+        with pytest.raises(RunEnded):  # as soon as the first of them has come back
+            while True:
+                publish({"n": taken})
+                taken += 1
         assert not flush(PATIENCE_S)
-        with pytest.raises(RunEnded):
-            publish({"n": 9})
-    assert publisher_stats().dropped == before + 3
-    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    # (The one that was refused may have been queued at the very moment of the closing.)
+    assert publisher_stats().dropped - before in (taken, taken + 1)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
 
 
 # --- other processes -----------------------------------------------------------------------------
@@ -531,6 +533,7 @@ def test_a_forked_child_publishes_as_itself_and_doubles_nothing(sqlite_url: str)
 
 
 @forks
+@pytest.mark.allow_blocking  # the other thread leaves the interpreter to nobody
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forking_while_another_thread_publishes_loses_and_doubles_nothing(sqlite_url: str) -> None:
     stop = threading.Event()

@@ -168,6 +168,7 @@ def test_an_exception_whose_message_is_huge_or_broken_still_ends_the_run(url: st
     assert kinds(url, run.run_id) == ["run.started", "run.failed"]
 
 
+@pytest.mark.allow_blocking  # these threads leave the interpreter to nobody
 def test_threads_that_go_on_publishing_do_not_stop_the_run_from_ending(url: str) -> None:
     refused = threading.Event()
 
