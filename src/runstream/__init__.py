@@ -33,7 +33,7 @@ from .run import attach, start_run
 from .streams import Streams
 from .task import Task
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Connection",

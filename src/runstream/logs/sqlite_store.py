@@ -155,7 +155,8 @@ def open_run(
     if claim:
         counter = lease.counter + 1 if lease else 1
         connection.execute(
-            "UPDATE run SET owner = ?, epoch = ?, counter = ?, lease_s = ?, grace_s = ? WHERE id = ?",
+            "UPDATE run SET status = 'running', owner = ?, epoch = ?, counter = ?, lease_s = ?, "
+            "grace_s = ? WHERE id = ?",
             (producer, epoch, counter, claim.lease_s, claim.grace_s, run.id),
         )
     return Opened(get_run(connection, run_id).info, epoch, before.number, created)

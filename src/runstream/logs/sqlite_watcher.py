@@ -17,7 +17,8 @@ from .sqlite_lines import Line
 from .sqlite_recent import Recent
 from .sqlite_shared import Shared
 
-# Half of what we promise (a record of another process wakes a subscriber within 50 ms), and 0.4 % of a core.
+# Half of what we promise (a record of another process wakes a subscriber within 50 ms), and less than 1 % of
+# a core.
 POLL_S: Final = 0.02
 
 logger = logging.getLogger(__name__)
