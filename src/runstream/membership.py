@@ -48,10 +48,10 @@ class Membership:
         joining = publisher.portal.submit(self._join(publisher))
         try:
             joining.result()
+            self._begin()
         except BaseException:
             self._withdraw(publisher, joining)
             raise
-        self._begin()
         return self
 
     async def __aenter__(self) -> Self:
@@ -63,10 +63,10 @@ class Membership:
         joining = publisher.portal.submit(self._join(publisher))
         try:
             await publisher.portal.wait(joining)
+            self._begin()
         except BaseException:
             self._withdraw(publisher, joining)
             raise
-        self._begin()
         return self
 
     def __exit__(
