@@ -95,7 +95,7 @@ class Conductor:
     ) -> None:
         self.run_id = run_id
         self.outlet = outlet
-        self.state = RunState(plan, f"{random.getrandbits(32):08x}.")  # noqa: S311 - only to differ
+        self.state = RunState(plan, f"{random.getrandbits(32):08x}.")
         # Steps that were submitted and not yet waited for.
         self.submitted: set[StepFuture[Any]] = set()
         # The last error of a step, by its work; what the run's end is about.
