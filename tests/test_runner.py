@@ -738,6 +738,36 @@ async def test_a_child_s_failure_is_an_error_in_its_parent() -> None:
     assert await Catching().run() == "caught 'gone'"
 
 
+# --- loops ---------------------------------------------------------------------------------------
+
+
+def test_a_loop_that_is_closed_with_a_run_in_it_ends_the_run(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNSTREAM_BLOCKED_S", "0.05")
+    loop = asyncio.new_event_loop()
+
+    async def main() -> str:
+        handler = Endless(cancel_grace=0.05).run(url=sqlite_url)
+        await begun(handler)
+        return handler.run_id
+
+    run_id = loop.run_until_complete(main())
+    left = asyncio.all_tasks(loop)
+    loop.close()
+    with connect(sqlite_url) as streams:
+        end = list(streams.subscribe(run_id))[-1]
+    assert end.kind == "run.cancelled"
+    assert end.data["reason"] == "its event loop was closed"
+    process.close_publishers()
+    for task in left:
+        # What a program that closes its loop like this gets to hear is asyncio's to say, not ours.
+        task._log_destroy_pending = False  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue] - its own switch
+        coroutine = task.get_coro()
+        assert coroutine is not None
+        coroutine.close()
+
+
 # --- many ----------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from runstream import (
     InputRequiredEvent,
     InvalidInput,
     Retry,
+    RunEnded,
     StartEvent,
     StopEvent,
     Workflow,
@@ -818,3 +819,38 @@ async def test_the_handler_knows_how_the_run_stands() -> None:
     assert (handler.status, handler.is_done()) == ("completed", True)
     assert (await handler.info()).status == "completed"
     await until(handler.is_done)
+
+
+async def test_readers_here_get_the_run_s_own_classes_and_no_namesakes() -> None:
+    def make() -> tuple[type[Workflow], type[Event], type[HumanResponseEvent]]:
+        class Twin(Event):
+            n: int
+
+        class Reply(HumanResponseEvent):
+            pass
+
+        class Asker(Workflow):
+            @step
+            async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                ctx.write_event_to_stream(Twin(n=1))
+                reply = await ctx.wait_for_event(Reply)
+                return StopEvent(result=type(reply) is Reply)
+
+        return Asker, Twin, Reply
+
+    first, twin, reply = make()
+    make()  # its classes have the same kinds, and are newer
+    handler = first().run()
+    seen: list[type[Event]] = []
+    async for event in handler.stream_events():
+        seen.append(type(event))
+        if type(event) is twin:
+            await handler.send_event(reply())
+    assert seen[0] is twin
+    assert await handler is True
+
+
+async def test_a_run_that_has_ended_is_not_run_again() -> None:
+    await ThreeSteps().run(first_input="x", run_id="once")
+    with pytest.raises(RunEnded):
+        await ThreeSteps().run(first_input="x", run_id="once")
