@@ -464,6 +464,18 @@ async def test_cancelling_the_call_of_an_async_pipeline_cancels_its_run() -> Non
     assert (await the_only_run())[-1].kind == "run.cancelled"
 
 
+async def test_cancelling_the_call_while_its_run_is_being_opened_leaves_no_run_behind() -> None:
+    call = asyncio.ensure_future(dynamic(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    async with connect() as streams:
+        for run in await streams.list_runs():
+            assert [r async for r in streams.subscribe(run.run_id)][-1].is_terminal
+
+
 async def test_cancelling_reaches_steps_in_threads_and_tasks() -> None:
     stopped: list[str] = []
 

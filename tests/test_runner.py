@@ -259,7 +259,7 @@ async def test_a_step_that_exceeds_its_time_for_good_fails_the_run() -> None:
             return StopEvent()
 
     handler = Slow().run()
-    with pytest.raises(RunFailed, match="StepTimedOut: step 'work' exceeded its"):
+    with pytest.raises(StepTimedOut, match="step 'work' exceeded its"):
         await handler
 
 

@@ -183,9 +183,9 @@ async def _run_and_wait(runner: Runner) -> Any:
     try:
         return await handler
     except asyncio.CancelledError:
-        if not handler.is_done() and runner.opened.done():
-            runner.cancel("its caller was cancelled")
-            await asyncio.wait((asyncio.wrap_future(runner.outcome),))
+        if runner.task is not None and not handler.is_done():
+            runner.task.cancel("its caller was cancelled")
+            await asyncio.wait((runner.task,))
         raise
 
 

@@ -50,9 +50,7 @@ class RoutedJob:
         self.event_classes = graph.event_classes
         self.collector = Collector()
         self.mailbox = Mailbox()
-        self.store: StateStore[Any] = StateStore(
-            FreeState() if graph.state is None else graph.state()
-        )
+        self.store: StateStore[Any] = StateStore(graph.state or FreeState)
         self._graph = graph
         self._start = start
         self._verbose = verbose
@@ -203,12 +201,14 @@ class RoutedJob:
                     "a list of events to route, or None"
                 )
         for event in several:
+            if self.mailbox.offer(event):
+                continue
             if self._graph.route(event):
                 routed.append(event)
             elif isinstance(event, InputRequiredEvent):
                 if not attempt.stopped:
                     context.write_event_to_stream(event)
-            elif not self.mailbox.offer(event):
+            else:
                 raise InvalidInput(
                     f"step {step.name!r} returned a {type(event).__name__}, which no step accepts"
                 )

@@ -31,6 +31,7 @@ from .errors import (
     RunLost,
     RunstreamError,
     RunTimedOut,
+    StepTimedOut,
 )
 from .events import Event, event_class
 from .filter import make_filter
@@ -210,8 +211,8 @@ class Runner:
         ended.add_done_callback(_look_at)
         try:
             await asyncio.wait((ended,))
-        except asyncio.CancelledError:
-            self.cancel("its event loop is ending")
+        except asyncio.CancelledError as error:
+            self.cancel(str(error.args[0]) if error.args else "its event loop is ending")
             await asyncio.wait((ended,))
             raise
 
@@ -340,6 +341,8 @@ class Runner:
             case "run.failed":
                 known = self.conductor.errors.get(end.work)
                 error = data["exception"]
+                if known is None and error["type"] == StepTimedOut.__name__:
+                    known = StepTimedOut(error["message"])
                 return known or RunFailed(
                     f"run {self.run_id!r} failed: {error['type']}: {error['message']}", error=error
                 )

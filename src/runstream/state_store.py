@@ -1,7 +1,7 @@
 """A run's own state, shared by its steps: `ctx.store`.
 
 Every change is atomic: one editor at a time, whichever task or thread it is in, and an edit that raises
-changes nothing.
+changes nothing (in a state that can be copied).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import copy
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Generator, MutableMapping
 from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
@@ -48,9 +48,9 @@ class FreeState(dict[str, Any]):
 class StateStore(Generic[S]):
     """The state of one run. The methods are for async steps; a plain step uses `with edit_state()`."""
 
-    def __init__(self, state: S) -> None:
-        self._state = state
-        self._initial = copy.deepcopy(state)
+    def __init__(self, make: Callable[[], S]) -> None:
+        self._make = make
+        self._state = make()
         self._lock = EditLock()
 
     async def get(self, path: str, default: Any = _MISSING) -> Any:
@@ -91,7 +91,7 @@ class StateStore(Generic[S]):
     async def clear(self) -> None:
         """Go back to the state that the run began with."""
         async with self._lock:
-            self._state = copy.deepcopy(self._initial)
+            self._state = self._make()
 
     def edit_state(self) -> StateEdit[S]:
         """`async with ctx.store.edit_state() as state:` nobody else changes it meanwhile."""
@@ -110,7 +110,10 @@ class StateStore(Generic[S]):
 
     @contextmanager
     def _undo_on_error(self) -> Generator[None, None, None]:
-        before = copy.deepcopy(self._state)
+        try:
+            before = copy.deepcopy(self._state)
+        except Exception:  # noqa: BLE001 - a lock or a connection in it, whose changes stay
+            before = self._state
         try:
             yield
         except BaseException:

@@ -109,7 +109,7 @@ class Context(Generic[S]):
         )
 
     def send_event(self, event: Event, step: str | None = None) -> None:
-        """Send an event to the steps that accept it, or to one `step`.
+        """Send an event: to the step that waits for it, else to those that accept it; or to one `step`.
 
         Raises:
             InvalidInput: no step accepts it and none waits for it.
