@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -96,7 +95,7 @@ class Conductor:
     ) -> None:
         self.run_id = run_id
         self.outlet = outlet
-        self.state = RunState(plan, secrets.token_hex(4) + ".")
+        self.state = RunState(plan, f"{random.getrandbits(32):08x}.")  # noqa: S311 - only to differ
         # Steps that were submitted and not yet waited for.
         self.submitted: set[StepFuture[Any]] = set()
         # The last error of a step, by its work; what the run's end is about.

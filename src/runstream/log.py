@@ -167,7 +167,8 @@ class Log(Protocol):
         """Create the run if `workflow` is given and it is not there; claim it if `claim` is given.
 
         The producer's epoch is raised, so that older writers under its id are fenced (None: no
-        producer comes with it). A claim makes the producer the owner of the lease.
+        producer comes with it). A claim makes the producer the owner of the lease, and the run
+        `running` from then on.
 
         Raises:
             RunNotFound: no such run (and no `workflow`), or no such parent.

@@ -226,7 +226,7 @@ def pipeline(
             raise InvalidInput(f"{function.__name__!r} is a generator: a pipeline returns")
         return Pipeline(
             function,
-            name=check_name(name or function.__name__, "workflow"),
+            name=check_name(function.__name__ if name is None else name, "workflow"),
             timeout=timeout,
             cancel_grace=cancel_grace,
         )

@@ -204,6 +204,9 @@ def _inherited_scope() -> Scope | None:
 def _join(run: ChildRun | None) -> Scope | None:
     if run is None:
         return None
+    if run.url.startswith("memory:"):
+        logger.warning("run %s: a memory log cannot be reached from here: use sqlite:", run.run_id)
+        return None
     outbox = process.publisher(run.url).add_outbox(run.run_id, run.root_run_id)
     return Scope(outbox, run.run_id, run.step, run.step_run_id, run.attempt)
 

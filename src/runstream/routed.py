@@ -189,12 +189,13 @@ class RoutedJob:
         several = _listed(result)
         routed: list[Event] = []
         for event in several:
-            if not isinstance(event, Event) or isinstance(event, StopEvent):
+            if not is_event(event) or isinstance(event, StopEvent):
                 raise InvalidInput(
                     f"step {step.name!r} returned a {type(event).__name__}"
                     f"{' in a list' if type(result) is list else ''}: a step returns an event, "
                     "a list of events to route, or None"
                 )
+        for event in several:
             if self._graph.route(event):
                 routed.append(event)
             elif isinstance(event, InputRequiredEvent):
@@ -248,5 +249,5 @@ def _say(line: str) -> None:
 def _listed(result: Any) -> list[Any]:
     several: list[Any] = [result]
     if type(result) is list:
-        several = result
+        several = result  # pyright: ignore[reportUnknownVariableType] - whatever a step returned
     return several

@@ -161,7 +161,7 @@ def step(
             raise InvalidInput(
                 f"{function.__name__!r} is a generator: a step returns, and publishes on the way"
             )
-        plan = StepPlan(check_name(name or function.__name__, "step"), num_workers, retry, timeout)
+        plan = StepPlan(check_name(function.__name__ if name is None else name, "step"), num_workers, retry, timeout)
         return Step(
             function,
             plan,
