@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -40,6 +41,8 @@ from runstream.ticks import (
     Work,
     Write,
 )
+
+T = TypeVar("T")
 
 BOOM = {"type": "ValueError", "message": "boom"}
 RETRY = Retry(attempts=3, delay=2.0, jitter=False)
@@ -273,6 +276,9 @@ class World:
         self.body = False
         self.children: set[str] = set()
 
+    def choose(self, choices: Sequence[T]) -> T:
+        return self.draw.draw(st.sampled_from(choices))
+
     def feed(self, tick: Tick) -> None:
         for one in reduce(self.state, tick):
             match one:
@@ -339,7 +345,7 @@ class World:
         self.feed(Due(self.now, timer, 0.3))
 
     def do_child(self) -> None:
-        if self.children and self.draw.draw(st.booleans()):
+        if self.choose((True, False)) and self.children:
             child = min(self.children)
             self.feed(ChildEnded(self.now, child))
             self.children.discard(child)
@@ -390,7 +396,7 @@ def check_legal(stream: list[Write | End], state: RunState) -> None:
     if state.phase == "ended":
         assert isinstance(stream[-1], End)
         assert not retrying
-        assert {(key, attempt) for key, attempt in begun.items()} <= over
+        assert set(begun.items()) <= over
 
 
 @settings(max_examples=300, deadline=None)
@@ -437,9 +443,7 @@ def test_a_fan_out_costs_the_same_per_event_however_wide_it_is() -> None:
     assert counts == {2}
 
 
-@pytest.mark.parametrize(
-    ("attempt", "pause"), [(1, 1.0), (2, 3.0), (3, 5.0), (4, None)], ids=str
-)
+@pytest.mark.parametrize(("attempt", "pause"), [(1, 1.0), (2, 3.0), (3, 5.0), (4, None)], ids=str)
 def test_the_pause_grows_up_to_its_limit_and_the_last_attempt_has_none(
     attempt: int, pause: float | None
 ) -> None:

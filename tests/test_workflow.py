@@ -17,6 +17,7 @@ from runstream import (
     InputRequiredEvent,
     InvalidInput,
     Retry,
+    RunEnded,
     StartEvent,
     StopEvent,
     Workflow,
@@ -389,11 +390,11 @@ def with_a_text_result() -> Workflow:
 
 
 def with_an_unknown_event() -> Workflow:
-    @step
-    async def begin(ev: StartEvent) -> Nowhere:  # type: ignore[name-defined]  # noqa: F821 # pyright: ignore[reportUndefinedVariable, reportUnknownParameterType] - the point
-        return None
+    async def begin(ev: StartEvent) -> StopEvent:
+        return StopEvent()
 
-    return Workflow("w", [begin])
+    begin.__annotations__["return"] = "Nowhere"
+    return Workflow("w", [step(begin)])
 
 
 def with_a_needless_parameter() -> Workflow:
@@ -537,11 +538,9 @@ async def test_a_state_without_a_class_takes_any_keys_and_paths() -> None:
         @step
         async def read(self, ctx: Context, ev: First) -> StopEvent:
             assert await ctx.store.get("nothing", default=None) is None
-            with pytest.raises(InvalidInput, match="no 'user.died'"):
+            with pytest.raises(InvalidInput, match=r"no 'user\.died'"):
                 await ctx.store.get("user.died")
-            return StopEvent(
-                result=[await ctx.store.get("user.born"), await ctx.store.get("more")]
-            )
+            return StopEvent(result=[await ctx.store.get("user.born"), await ctx.store.get("more")])
 
     assert await Free().run() == [1815, "Ada!"]
 
@@ -558,7 +557,9 @@ class Asking(Workflow):
     @step
     async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
         self.times = getattr(self, "times", 0) + 1
-        answer = await ctx.wait_for_event(Answer, waiter_event=Question(prefix="Really?"), timeout=30)
+        answer = await ctx.wait_for_event(
+            Answer, waiter_event=Question(prefix="Really?"), timeout=30
+        )
         return StopEvent(result=(answer.response, self.times))
 
 
@@ -582,19 +583,19 @@ async def test_an_answer_from_another_process_reaches_the_step() -> None:
 
 
 async def test_an_answer_that_comes_before_the_question_is_kept() -> None:
+    go = asyncio.Event()
+
     class Slow(Workflow):
         @step
         async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            await asyncio.wait_for(self.go.wait(), 10)
+            await asyncio.wait_for(go.wait(), 10)
             return StopEvent(result=(await ctx.wait_for_event(Answer)).response)
 
-    workflow = Slow()
-    workflow.go = asyncio.Event()
-    handler = workflow.run()
+    handler = Slow().run()
     await handler.send_event(Answer(response="early"))
     async for record in handler.subscribe():
         if record.kind == "run.signal":
-            workflow.go.set()
+            go.set()
     assert await handler == "early"
 
 
@@ -739,7 +740,9 @@ async def test_changing_an_event_after_it_was_written_changes_nothing() -> None:
             return StopEvent()
 
     handler = Mutating().run()
-    assert [event.text async for event in handler.stream_events() if isinstance(event, Progress)] == [
+    assert [
+        event.text async for event in handler.stream_events() if isinstance(event, Progress)
+    ] == [
         "1",
         "2",
     ]
@@ -789,7 +792,7 @@ async def test_the_stream_can_be_read_any_number_of_times_at_once_during_and_aft
 
     during = await asyncio.gather(read(), read(), asyncio.to_thread(asyncio.run, read()))
     after = await read()
-    assert during == [after] * 3
+    assert list(during) == [after] * 3
     assert len(after) == 4
 
 
@@ -810,11 +813,44 @@ async def test_verbose_says_what_runs(capsys: pytest.CaptureFixture[str]) -> Non
 
 async def test_the_handler_knows_how_the_run_stands() -> None:
     handler = Asking().run()
-    assert handler.status == "running"
-    assert not handler.is_done()
+    assert (handler.status, handler.is_done()) == ("running", False)
     await handler.send_event(Answer(response=1))
     await handler
-    assert handler.is_done()
-    assert handler.status == "completed"
+    assert (handler.status, handler.is_done()) == ("completed", True)
     assert (await handler.info()).status == "completed"
     await until(handler.is_done)
+
+
+async def test_readers_here_get_the_run_s_own_classes_and_no_namesakes() -> None:
+    def make() -> tuple[type[Workflow], type[Event], type[HumanResponseEvent]]:
+        class Twin(Event):
+            n: int
+
+        class Reply(HumanResponseEvent):
+            pass
+
+        class Asker(Workflow):
+            @step
+            async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
+                ctx.write_event_to_stream(Twin(n=1))
+                reply = await ctx.wait_for_event(Reply)
+                return StopEvent(result=type(reply) is Reply)
+
+        return Asker, Twin, Reply
+
+    first, twin, reply = make()
+    make()  # its classes have the same kinds, and are newer
+    handler = first().run()
+    seen: list[type[Event]] = []
+    async for event in handler.stream_events():
+        seen.append(type(event))
+        if type(event) is twin:
+            await handler.send_event(reply())
+    assert seen[0] is twin
+    assert await handler is True
+
+
+async def test_a_run_that_has_ended_is_not_run_again() -> None:
+    await ThreeSteps().run(first_input="x", run_id="once")
+    with pytest.raises(RunEnded):
+        await ThreeSteps().run(first_input="x", run_id="once")

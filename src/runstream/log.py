@@ -38,7 +38,7 @@ END_STATUSES: Final[frozenset[str]] = frozenset(
 )
 
 # A page of history: large enough to make the cost per call vanish, small enough to hold many at once.
-READ_LIMIT_DEFAULT: Final = 1024
+READ_LIMIT_DEFAULT: Final = 2048
 READ_LIMIT_MAX: Final = 10_000
 # A page of runs.
 LIST_LIMIT_MAX: Final = 1000

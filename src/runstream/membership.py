@@ -57,9 +57,10 @@ class Membership:
     async def __aenter__(self) -> Self:
         self._prepare()
         # (Only the first one waits for the disk; a thread would cost the others more than all the rest.)
-        publisher = self._publisher = process.open_publisher(self.url) or await asyncio.to_thread(
-            process.publisher, self.url, self.settings
-        )
+        publisher = process.open_publisher(self.url)
+        if publisher is None:
+            publisher = await asyncio.to_thread(process.publisher, self.url, self.settings)
+        self._publisher = publisher
         joining = publisher.portal.submit(self._join(publisher))
         try:
             await publisher.portal.wait(joining)

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -100,6 +100,7 @@ class BodyJob:
         self.plan = plan
         self._function = function
         self._is_async = is_async
+        self.event_classes: Collection[type[Event]] = ()
         self._runner: Runner | None = None
         self._task: asyncio.Task[None] | None = None
 

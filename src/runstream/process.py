@@ -183,6 +183,7 @@ def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
 
     A run that is still inside its block publishes no more: `LogClosed`.
     """
+    _process.threads.end_idle()
     stored = wait_stored(timeout)
     for there in _publishers():
         with _process.lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from concurrent.futures import Future
 from contextvars import Context as ContextVars
 from contextvars import copy_context
@@ -55,6 +56,11 @@ class Job(Protocol):
 
     @property
     def plan(self) -> Plan: ...
+    @property
+    def event_classes(self) -> Collection[type[Event]]:
+        """The event classes that this run uses, which may not be the newest of their kinds."""
+        ...
+
     def begin(self, runner: Runner) -> None:
         """The run is open."""
         ...
@@ -251,8 +257,12 @@ class Runner:
         )
         await asyncio.wrap_future(self.opened)
         home = self.conductor.home
+
+        def on_closed() -> None:
+            self.cancel("its event loop was closed")
+
         if home is not None:
-            publisher.loops.enter(home)
+            publisher.loops.enter(home, on_closed)
         try:
             async for page in wanted.pages():
                 for record in page:
@@ -262,11 +272,11 @@ class Runner:
             logger.warning("run %s: signals are no longer seen: %s", self.run_id, error)
         finally:
             if home is not None:
-                publisher.loops.leave(home)
+                publisher.loops.leave(home, on_closed)
 
     def _take_in(self, record: Record) -> None:
         if record.kind == "run.signal":
-            event = signalled(record)
+            event = signalled(record, self.job.event_classes)
             if event is not None:
                 self.job.receive(event)
         elif record.kind == "run.cancel_requested":
@@ -342,11 +352,13 @@ class Runner:
                 )
 
 
-def signalled(record: Record) -> Event | None:
-    """The event that a signal carries; None (and a warning) for one that cannot be read."""
+def signalled(record: Record, classes: Collection[type[Event]]) -> Event | None:
+    """The event that a signal carries, of one of these classes or else of the newest of its kind; None
+    (and a warning) for one that cannot be read.
+    """
     data = record.data
     try:
-        return event_class(data["type"]).model_validate(data["event"])
+        return event_class(data["type"], tuple(classes)).model_validate(data["event"])
     except (KeyError, TypeError, ValidationError) as error:
         logger.warning("run %s: a signal that cannot be read is ignored: %s", record.run_id, error)
         return None
