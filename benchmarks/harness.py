@@ -34,6 +34,14 @@ failure, and the last line of standard error is its reason.
     task_growing    updates_per_s until all is stored, delta_growth_bytes,
                     stored_bytes_per_update; tokens of equal length
     slow_subscriber lost, rss_growth_mib, max_rss_mib
+    step_chain      steps_per_s: steps / (result there - ``run()``), median of a few runs of 1 000
+                    steps in one process; a step takes one event and returns the next
+    step_fanout     steps_per_s: 1 000 / (result there - ``run()``); one step sends 1 000 events, as
+                    many workers take one each, as many collectors gather what those return
+    thousand_runs   runs_per_s of three steps each, all started at once; idle_run_kib: what the
+                    process grows by, per run, while 1 000 runs wait for an event from outside
+    first_event     p50_ms, p99_ms from ``run()`` to a step's first event in ``stream_events()``;
+                    cold_ms: the same of the process's first run; ``**disk.probe(scratch)``
 """
 
 import json

@@ -144,4 +144,45 @@ ROWS = (
         ),
         Program("ours.slow_subscriber"),
     ),
+    Row(
+        "step_chain",
+        "a chain of 1 000 no-op steps, every lifecycle record stored",
+        (
+            Figure("steps_per_s", "steps/s", "higher", times_peer=3),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.step_chain"),
+        Program("peers.llamaindex_chain", peer="llamaindex"),
+    ),
+    Row(
+        "step_fanout",
+        "1 000 parallel no-op steps and their collection, every lifecycle record stored",
+        (
+            Figure("steps_per_s", "steps/s", "higher", times_peer=10),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.step_fanout"),
+        Program("peers.llamaindex_fanout", peer="llamaindex"),
+    ),
+    Row(
+        "thousand_runs",
+        "1 000 runs at once, three steps each, all of them end",
+        (
+            Figure("runs_per_s", "runs/s", "higher"),
+            Figure("idle_run_kib", "KiB per waiting run", "lower"),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.thousand_runs"),
+    ),
+    Row(
+        "first_event",
+        "run() to its first event seen by a subscriber, FULL sync",
+        (
+            Figure("p50_ms", "ms, p50", "lower", target=3),
+            Figure("p99_ms", "ms, p99", "lower", target=3),
+            Figure("cold_ms", "ms, the process's first run", "lower"),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.first_event"),
+    ),
 )

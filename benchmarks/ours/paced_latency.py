@@ -39,4 +39,4 @@ if __name__ == "__main__":
     result = asyncio.run(
         measure(f"sqlite:{args.scratch / 'events.db'}", 1000 if args.quick else 10_000)
     )
-    emit("paced_latency", **result, fdatasync_ms=probe(args.scratch))
+    emit("paced_latency", **result, **probe(args.scratch))
