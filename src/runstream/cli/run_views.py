@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import IO, Any, Final, Protocol, cast
 
 import click
@@ -17,13 +16,14 @@ from rich.text import Text
 
 from ..record import Record
 from ..wire import encode_record
-from .record_line import RecordLines, compact
+from .record_line import RecordLines
 from .screen import Screen, settled
 from .seen import Seen
 from .terminal import harmless, shows_colors
 
 # Smooth for the eye, and a small part of a core.
 FRAME_S: Final = 1 / 15
+ONE_LINE_MAX: Final = 78
 
 
 class View(Protocol):
@@ -212,6 +212,5 @@ def print_result(record: Record, console: Console) -> None:
 
 def pretty(value: object) -> str:
     """JSON in lines; what is short stays on one."""
-    with suppress(RecursionError):
-        return json.dumps(value, indent=2, ensure_ascii=False)
-    return compact(value)
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) <= ONE_LINE_MAX else json.dumps(value, indent=2, ensure_ascii=False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -19,6 +20,9 @@ from .seen import Seen, StepSeen, Writing
 from .terminal import harmless
 
 COLORS: Final = ("cyan", "magenta", "green", "blue", "yellow")
+CURSOR: Final = " ▍"
+# A text that gets no token for so long seems to be finished.
+PAUSE_S_MAX: Final = 1.5
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINS_PER_S: Final = 10
 MINUTE_S: Final = 60
@@ -26,8 +30,12 @@ MINUTE_S: Final = 60
 SHORTEST_S: Final = 0.001
 
 TEXT_LINES_MAX: Final = 9
+TEXT_LINES_MIN: Final = 3
+# Texts that are kept above a question.
+SETTLED_MAX: Final = 4
 BORDER_LINES: Final = 2
 TASK_LINES: Final = 2 + BORDER_LINES
+NAME_WIDTH_MAX: Final = 24
 # Narrower than this, two panels side by side hold no sentence.
 SIDE_BY_SIDE_WIDTH: Final = 60
 
@@ -51,15 +59,17 @@ class Screen:
             parts.append(_line((self._hint, "dim")))
             left -= 1
         steps = _chosen(list(seen.steps.values()), max(left // 3, 1))
-        bars = list(seen.bars.items())[-max(left // 6, 1) :]
+        bars = sorted(list(seen.bars.items())[-max(left // 6, 1) :])
         left -= len(steps) + len(bars)
         task_rows = min(_rows(len(seen.tasks), columns), max(left, 0) // (2 * TASK_LINES + 1))
         left -= task_rows * TASK_LINES
-        text_rows = min(_rows(len(seen.writings), columns), max(left, 0) // (BORDER_LINES + 1))
+        text_rows = min(
+            _rows(len(seen.writings), columns), _at_least_one(left, TEXT_LINES_MIN + BORDER_LINES)
+        )
         parts += [_steps(steps, time.monotonic())] if steps else []
         if text_rows:
             lines = min(left // text_rows - BORDER_LINES, TEXT_LINES_MAX)
-            texts = list(enumerate(seen.writings.items()))[-text_rows * columns :]
+            texts = _newest(seen, text_rows * columns)
             inner = width // min(columns, len(texts)) - 5
             parts.append(
                 _side_by_side([self._text(console, *one, lines, inner) for one in texts], columns)
@@ -67,7 +77,7 @@ class Screen:
             left -= text_rows * (lines + BORDER_LINES)
         parts += [_bars(bars)] if bars else []
         if task_rows:
-            tasks = list(seen.tasks.values())[-task_rows * columns :]
+            tasks = _chosen_tasks(list(seen.tasks.values()), task_rows * columns)
             parts.append(_side_by_side([_task(task) for task in tasks], columns))
         said = list(seen.said)[-left:] if left > 0 else []
         parts += [_line((f"{kind}  ", "dim"), what) for kind, what in said]
@@ -84,9 +94,10 @@ class Screen:
         name, writing = named
         color = COLORS[number % len(COLORS)]
         text = Text(_end_of(writing.text.rstrip(), lines * max(width, 1)))
-        if self._seen.status == "running":
-            text.append(" ▍", style=color)
-        wrapped = text.wrap(console, max(width, 1))
+        wrapped = text.wrap(console, max(width - len(CURSOR), 1))
+        is_written = time.monotonic() - writing.at_s < PAUSE_S_MAX
+        if self._seen.status == "running" and is_written and wrapped:
+            wrapped[-1].append(CURSOR, style=color)
         return Panel(
             Text("\n").join(wrapped[-lines:]),
             title=Text(name, style=f"bold {color}"),
@@ -116,8 +127,14 @@ def settled(seen: Seen) -> list[RenderableType]:
             title_align="left",
             border_style=COLORS[number % len(COLORS)],
         )
-        for number, (name, writing) in enumerate(seen.writings.items())
+        for number, (name, writing) in _newest(seen, SETTLED_MAX)
     ]
+
+
+def _newest(seen: Seen, count: int) -> list[tuple[int, tuple[str, Writing]]]:
+    """The texts that grew last, in the order in which they began, with their numbers."""
+    numbered = list(enumerate(seen.writings.items()))
+    return sorted(sorted(numbered, key=lambda one: one[1][1].at_s)[-count:], key=lambda one: one[0])
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -129,10 +146,16 @@ def _chosen(steps: list[StepSeen], room: int) -> list[StepSeen]:
     return [steps[at] for at in sorted(ranked[-room:])]
 
 
+def _chosen_tasks(tasks: list[TaskState], room: int) -> list[TaskState]:
+    ranked = sorted(range(len(tasks)), key=lambda at: (tasks[at].status == "running", at))
+    return [tasks[at] for at in sorted(ranked[-room:])]
+
+
 def _steps(steps: list[StepSeen], now_s: float) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, max_width=32, overflow="ellipsis")
+    width = min(max(cell_len(step.name) for step in steps), NAME_WIDTH_MAX)
+    table.add_column(no_wrap=True, width=width, overflow="ellipsis")
     table.add_column(no_wrap=True, overflow="ellipsis")
     for step in steps:
         sign, style = _sign(step, now_s)
@@ -225,7 +248,7 @@ def task_words(task: TaskState) -> tuple[str, str]:
         if not isinstance(value, (dict, list)) and value is not None
     ]
     lists = [
-        f"{name} {' · '.join(str(item) for item in reversed(value))}"
+        f"{name} {' · '.join(map(str, reversed(cast('list[object]', value))))}"
         for name, value in state.items()
         if isinstance(value, list) and value
     ]
@@ -241,6 +264,11 @@ def _side_by_side(panels: Sequence[Panel], columns: int) -> Table:
     for at in range(0, len(panels), columns):
         grid.add_row(*panels[at : at + columns])
     return grid
+
+
+def _text_rows(left: int) -> int:
+    """How many rows of texts have room; one that is lower, if need be."""
+    return max(left // (TEXT_LINES_MIN + BORDER_LINES), 1) if left > BORDER_LINES else 0
 
 
 def _rows(count: int, columns: int) -> int:

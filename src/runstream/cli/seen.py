@@ -18,7 +18,7 @@ from .terminal import harmless
 RATE_WINDOW_S: Final = 1.0
 # Of a text that goes on and on, at least the newest half of this is kept: a screen shows less.
 TEXT_LENGTH_MAX: Final = 32_768
-# A run may have any number of texts, bars and tasks; a screen shows the newest.
+# A run may have any number of texts, bars and tasks; a screen shows the last ones.
 ITEMS_MAX: Final = 100
 SAID_MAX: Final = 5
 
@@ -33,11 +33,14 @@ class Writing:
 
     def __init__(self) -> None:
         self.tokens = 0
+        # When the newest token came, by the clock of who feeds.
+        self.at_s = 0.0
         self._parts: list[str] = []
         self._length = 0
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, now_s: float) -> None:
         self.tokens += 1
+        self.at_s = now_s
         self._parts.append(text)
         self._length += len(text)
         if self._length > TEXT_LENGTH_MAX:
@@ -105,7 +108,7 @@ class Seen:
         elif kind == DROPPED or record.is_gap:
             self.lost += int(fields.get("count", 1))
         else:
-            self._feed_own(record, fields)
+            self._feed_own(record, fields, now_s)
 
     def rate(self, now_s: float) -> int:
         """Records in the last second."""
@@ -153,20 +156,22 @@ class Seen:
                 if begun_s is not None:  # a kind that a newer version writes
                     step.running[work] = begun_s
 
-    def _feed_own(self, record: Record, fields: Mapping[str, Any]) -> None:
+    def _feed_own(self, record: Record, fields: Mapping[str, Any], now_s: float) -> None:
         """What the workflow's own code has published."""
         kind = record.kind.casefold()
         text = next((fields[n] for n in _TEXT_FIELDS if isinstance(fields.get(n), str)), None)
         if text is not None and any(word in kind for word in _TOKEN_KINDS):
             name = harmless(record.correlation_id or record.step or record.kind)
-            writing = self.writings.get(name) or Writing()
-            writing.add(text)
+            writing = self.writings.get(name)
+            if writing is None or record.index == 0:  # an attempt begins from the start
+                writing = Writing()
+            writing.add(text, now_s)
             _put(self.writings, name, writing)
             return
         bar = _bar(fields) if "progress" in kind else None
         if bar is not None:
             label = record.topic or record.correlation_id or "progress"
-            _put(self.bars, (harmless(label), harmless(record.step or "")), bar)
+            _put_last(self.bars, (harmless(label), harmless(record.step or "")), bar)
         elif not issubclass(event_class(record.kind), InputRequiredEvent):
             self.said.append((harmless(record.kind), describe(record)))
 
@@ -200,3 +205,8 @@ def _put(items: dict[Any, Any], key: Any, value: Any) -> None:
     items[key] = value
     if len(items) > ITEMS_MAX:
         del items[next(iter(items))]
+
+
+def _put_last(items: dict[Any, Any], key: Any, value: Any) -> None:
+    items.pop(key, None)
+    _put(items, key, value)
