@@ -5,6 +5,7 @@ it says what was stored and how to follow it again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from ..connection import connect
 from ..demo import Demo
+from ..errors import RunCancelled
 from ..events import RESERVED_PREFIXES
 from ..handler import Handler
 from ..record import Record
@@ -98,7 +100,8 @@ async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
             await handler
         except asyncio.CancelledError:  # Ctrl-C: its end is stored before this one
             await handler.cancel_run("Ctrl-C")
-            await asyncio.wait([asyncio.ensure_future(handler.result())])
+            with contextlib.suppress(RunCancelled):
+                await handler
             raise
         await _sum_up(console, streams, run_id, url, time.monotonic() - begun_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..fold import TaskFold
 from ..record import Record
 from .record_line import compact
-from .screen import task_words
+from .screen import task_words, took
 
 
 class PlainLines:
@@ -37,7 +37,7 @@ class PlainLines:
             case _ if task is not None:
                 return _at(record, record.kind, ", ".join(filter(None, task_words(task))))
             case "step.completed", {"duration": float(took_s)}:
-                return _at(record, record.kind, f"{record.step} in {took_s:.3g} s")
+                return _at(record, record.kind, f"{record.step} in {took(took_s)}")
             case _ if record.kind.startswith("step."):
                 return _at(record, record.kind, record.step or "")
             case _:

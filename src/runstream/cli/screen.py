@@ -55,17 +55,16 @@ class Screen:
         # Beside the title, the status, and the line of the cursor.
         left = max(console.height - 3, 1)
         parts: list[RenderableType] = []
-        if self._hint and left > TEXT_LINES_MAX:
-            parts.append(_line((self._hint, "dim")))
-            left -= 1
+        hint_lines = _rows(cell_len(self._hint), width)
+        if left - hint_lines > TEXT_LINES_MAX:
+            parts += [Text(self._hint, style="dim", overflow="fold")] if hint_lines else []
+            left -= hint_lines + (hint_lines > 1)  # wrapping at words may take one line more
         steps = _chosen(list(seen.steps.values()), max(left // 3, 1))
         bars = sorted(list(seen.bars.items())[-max(left // 6, 1) :])
         left -= len(steps) + len(bars)
         task_rows = min(_rows(len(seen.tasks), columns), max(left, 0) // (2 * TASK_LINES + 1))
         left -= task_rows * TASK_LINES
-        text_rows = min(
-            _rows(len(seen.writings), columns), _at_least_one(left, TEXT_LINES_MIN + BORDER_LINES)
-        )
+        text_rows = min(_rows(len(seen.writings), columns), _text_rows(left))
         parts += [_steps(steps, time.monotonic())] if steps else []
         if text_rows:
             lines = min(left // text_rows - BORDER_LINES, TEXT_LINES_MAX)
@@ -132,9 +131,10 @@ def settled(seen: Seen) -> list[RenderableType]:
 
 
 def _newest(seen: Seen, count: int) -> list[tuple[int, tuple[str, Writing]]]:
-    """The texts that grew last, in the order in which they began, with their numbers."""
+    """The texts that grew last, by name, each with the number of its colour."""
     numbered = list(enumerate(seen.writings.items()))
-    return sorted(sorted(numbered, key=lambda one: one[1][1].at_s)[-count:], key=lambda one: one[0])
+    newest = sorted(numbered, key=lambda one: one[1][1].at_s)[-count:]
+    return sorted(newest, key=lambda one: one[1][0])
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -182,8 +182,8 @@ def _work(step: StepSeen, now_s: float) -> Text:
         said.append((f"{len(step.running)} running", "cyan"))
     if step.done:
         times = f"{step.done}×" if step.done > 1 else ""
-        took = "" if step.took_s is None else f"{', last ' if times else ''}{_exact(step.took_s)}"
-        said.append((f"done {times}{took}".strip(), "dim"))
+        last = "" if step.took_s is None else f"{', last ' if times else ''}{took(step.took_s)}"
+        said.append((f"done {times}{last}".strip(), "dim"))
     for why, until_s in list(step.retrying.values())[:1]:
         others = f" ({len(step.retrying)} wait)" if len(step.retrying) > 1 else ""
         wait = f"again in {_seconds(max(until_s - now_s, 0))}"
@@ -200,7 +200,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < MINUTE_S else duration(int(seconds) * 1_000_000)
 
 
-def _exact(seconds: float) -> str:
+def took(seconds: float) -> str:
+    """How long something took, as precisely as it is read."""
     return duration(round(seconds * 1_000_000)) if seconds >= SHORTEST_S else "under 1 ms"
 
 
