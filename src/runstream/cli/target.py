@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias, TypeGuard, cast
 from pydantic import ValidationError
 
 from ..errors import InvalidInput
-from ..events import HumanResponseEvent, StartEvent
+from ..events import HumanResponseEvent
 from ..handler import Handler
 from ..pipeline import Pipeline
 from ..step import Step
@@ -54,9 +54,14 @@ def start_target(target: Target, given: dict[str, Any], run_id: str | None, url:
     """
     try:
         if isinstance(target, Workflow):
-            event = _start_type(target).model_validate(given)
+            event = target.graph.start_type.model_validate(given)
             return target.run(start_event=event, run_id=run_id, url=url)
         arguments = inspect.signature(target.function).bind(**given)
+        for name in {"run_id", "url"} & arguments.kwargs.keys():
+            said = (
+                f"{target.name!r} has a keyword-only parameter {name!r}, which means the run's own"
+            )
+            raise Problem(f"{said} {name}: let it be given by position, too", USAGE)
         return target.run(*arguments.args, run_id=run_id, url=url, **arguments.kwargs)
     except ValidationError as error:
         faults = "; ".join(
@@ -80,10 +85,6 @@ def answer_type(target: Target) -> type[HumanResponseEvent]:
         if issubclass(kind, HumanResponseEvent)
     }
     return accepted.pop() if len(accepted) == 1 else HumanResponseEvent
-
-
-def _start_type(workflow: Workflow) -> type[StartEvent]:
-    return workflow.graph.start_type
 
 
 # --- finding the module --------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def _load_module(name: str) -> ModuleType:
         if name == missing or name.startswith(missing + "."):
             file = Path(*name.split(".")).with_suffix(".py")
             hint = f"; a file is named with its ending: {file}" if file.is_file() else ""
-            said = f"there is no module {missing!r} here or in {sys.prefix}{hint}"
+            said = f"there is no module {name!r} here or in {sys.prefix}{hint}"
             raise Problem(said, USAGE) from error
         raise _import_problem(name, error) from error
     except (Exception, SystemExit) as error:
@@ -181,11 +182,8 @@ def _is_target(value: object) -> TypeGuard[type[Workflow] | Target]:
     return isinstance(value, (Workflow, Pipeline))
 
 
-def _candidates(module: ModuleType) -> dict[str, type[Workflow] | Target]:
-    """What could be meant without a name: what the module made itself, each once.
-
-    A class that it has an instance of isn't meant: the instance is how it wants to be run.
-    """
+def _targets(module: ModuleType) -> dict[str, type[Workflow] | Target]:
+    """What can be run of what the module made itself, each once."""
     found: dict[str, type[Workflow] | Target] = {}
     for name, value in vars(module).items():
         if name.startswith("_") or not _is_target(value) or value in found.values():
@@ -193,23 +191,25 @@ def _candidates(module: ModuleType) -> dict[str, type[Workflow] | Target]:
         made_here = getattr(value, "__module__", None) == module.__name__
         if made_here or isinstance(value, Workflow):
             found[name] = value
-    made = {type(value) for value in found.values()}
-    return {name: value for name, value in found.items() if value not in made}
+    return found
 
 
 def _only(module: ModuleType, place: str) -> type[Workflow] | Target:
-    candidates = _candidates(module)
+    targets = _targets(module)
+    # A class that it has an instance of isn't meant: the instance is how it wants to be run.
+    made = {type(value) for value in targets.values()}
+    candidates = [value for value in targets.values() if value not in made]
     if len(candidates) == 1:
-        return next(iter(candidates.values()))
+        return candidates[0]
     if not candidates:
         raise Problem(f"{place} has neither a Workflow nor a @pipeline function", USAGE)
-    names = ", ".join(f"{place}:{name}" for name in candidates)
+    names = ", ".join(f"{place}:{name}" for name in targets)
     raise Problem(f"{place} has several; say which: {names}", USAGE)
 
 
 def _named(module: ModuleType, place: str, name: str) -> type[Workflow] | Target:
     if name not in vars(module):
-        known = list(_candidates(module))
+        known = list(_targets(module))
         close = difflib.get_close_matches(name, known, n=1)
         if close:
             hint = f"; did you mean {close[0]!r}?"
