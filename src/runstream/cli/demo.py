@@ -5,7 +5,6 @@ it says what was stored and how to follow it again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections import Counter
@@ -17,7 +16,6 @@ from rich.text import Text
 
 from ..connection import connect
 from ..demo import Demo
-from ..errors import RunCancelled
 from ..events import RESERVED_PREFIXES
 from ..handler import Handler
 from ..record import Record
@@ -92,16 +90,13 @@ async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
     async with connect(url) as streams:
         begun_s = time.monotonic()
         handler = Demo().run(run_id=run_id, url=url, speed=speed)
+        show = _draw(console, handler, url) if can_redraw(console) else _tell(handler, url)
+        showing = asyncio.ensure_future(show)
         try:
-            if can_redraw(console):
-                await _draw(console, handler, url)
-            else:
-                await _tell(handler, url)
-            await handler
-        except asyncio.CancelledError:  # Ctrl-C: its end is stored before this one
+            await asyncio.shield(showing)
+        except asyncio.CancelledError:  # Ctrl-C: its end is stored, and shown, before this one
             await handler.cancel_run("Ctrl-C")
-            with contextlib.suppress(RunCancelled):
-                await handler
+            await showing
             raise
         await _sum_up(console, streams, run_id, url, time.monotonic() - begun_s)
 
