@@ -33,6 +33,7 @@ check: $(VENV)/.dev ## lint, formatting, types, layers
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
 bench: $(VENV)/.dev ## measure, beside the peers where they are installed
+	@$(BIN)/python -m benchmarks.peers.venv
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.dev ## run the long tests

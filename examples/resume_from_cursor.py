@@ -16,9 +16,8 @@ with connect() as streams:
         if len(seen) == 4:
             break  # the tab is closed here
 
-    for record in streams.subscribe(run.run_id, after=cursor):
-        if record.kind == "page":
-            seen.append(record.data["page"])
+    rest = streams.subscribe(run.run_id, after=cursor, kinds="page")
+    seen += [record.data["page"] for record in rest if record.kind == "page"]
 
 print("pages in order, none missing, none twice:", seen)
 assert seen == list(range(1, 11))

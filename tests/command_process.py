@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -70,9 +71,17 @@ class Shown:
 
 
 def run_in_terminal(
-    url: str, *words: str, size: tuple[int, int] = (80, 24), typed: str = "", **more: str
+    url: str,
+    *words: str,
+    size: tuple[int, int] = (80, 24),
+    typed: str = "",
+    interrupt_at: str | None = None,
+    **more: str,
 ) -> Shown:
-    """Run a command in a terminal of its own; `typed` waits there to be read."""
+    """Run a command in a terminal of its own, to its end.
+
+    `typed` waits there to be read; Ctrl-C is pressed once `interrupt_at` is shown.
+    """
     ours, theirs = pty.openpty()
     columns, lines = size
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -90,9 +99,15 @@ def run_in_terminal(
         try:
             while part := os.read(ours, 65536):
                 parts.append(part)
+                if interrupt_at is not None and interrupt_at in b"".join(parts).decode(
+                    errors="replace"
+                ):
+                    process.send_signal(signal.SIGINT)
+                    interrupt_at = None
         except OSError:
             pass  # how Linux says that nobody has the terminal open any more
         finally:
             os.close(ours)
             process.kill()
-    return Shown(b"".join(parts).decode(), process.returncode)
+    # A signal may cut a write to a terminal short, in the middle of a character.
+    return Shown(b"".join(parts).decode(errors="replace"), process.returncode)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,42 @@ class _CpuWait(threading.local):
 
     def read(self) -> bytes:
         """The raw line: it is read before every callback, and parsed only after a slow one."""
-        if self._file is None or self._file.closed:
+        try:
+            return os.pread(self._file.fileno(), 64, 0) if self._file else b"0 0 0"
+        except (
+            OSError,
+            ValueError,
+        ):  # a thread that outlives its test: nobody reads the file any more
             return b"0 0 0"
-        return os.pread(self._file.fileno(), 64, 0)
+
+
+class _Heart(threading.Thread):
+    """Counts the time in which a thread of this process could run when it wanted to.
+
+    A loop that waits for the interpreter's lock, while the thread that holds it gets no CPU, is not
+    blocked by its callback: there the heart stands still too.
+    """
+
+    BEAT_S = 0.005
+
+    def __init__(self) -> None:
+        super().__init__(name="heart of the loop guard", daemon=True)
+        self.beaten_s = 0.0
+
+    def run(self) -> None:
+        last = time.perf_counter()
+        while True:
+            time.sleep(self.BEAT_S)
+            now = time.perf_counter()
+            self.beaten_s += min(now - last, 2 * self.BEAT_S)
+            last = now
+
+
+@cache
+def _heart() -> _Heart:
+    heart = _Heart()
+    heart.start()
+    return heart
 
 
 def _waited_s(before: bytes, after: bytes) -> float:
@@ -41,8 +75,10 @@ def _waited_s(before: bytes, after: bytes) -> float:
 def watch_event_loops() -> Generator[list[str]]:
     """Collect one line for each callback that held any event loop of this process for too long.
 
-    Time spent waiting for a CPU, or stopped by the garbage collector, is not the callback's.
+    Time spent waiting for a CPU or the interpreter's lock, or stopped by the garbage collector, is not
+    the callback's.
     """
+    heart = _heart()
     blocked: list[str] = []
     paused_s = collection_started_s = 0.0
 
@@ -58,11 +94,14 @@ def watch_event_loops() -> Generator[list[str]]:
     def run_watched(handle: asyncio.Handle) -> None:
         # A task's own name and place say more than the handle's, which it no longer has afterwards.
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
-        waited, paused_before_s, start = cpu_wait.read(), paused_s, time.perf_counter()
+        waited, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
+        worked_s, start = time.thread_time(), time.perf_counter()
         run_handle(handle)
         held_s = time.perf_counter() - start
         if held_s > LOOP_BLOCKED_S_MAX:
             held_s -= _waited_s(waited, cpu_wait.read()) + paused_s - paused_before_s
+            # Either it worked itself, or others could while it waited.
+            held_s = min(held_s, max(time.thread_time() - worked_s, heart.beaten_s - beaten_s))
         if held_s > LOOP_BLOCKED_S_MAX:
             blocked.append(f"{held_s * 1000:.0f} ms in {owner or handle!r}")
 

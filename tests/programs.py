@@ -64,6 +64,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.005)
 
 
+def report(figure: str) -> None:
+    """Print a figure or a seed: pytest shows it with `-s`, and when the test fails."""
+    print(figure)  # noqa: T201 - for people
+
+
 def _pipe(pipe: IO[str] | None) -> IO[str]:
     assert pipe is not None
     return pipe

@@ -123,9 +123,9 @@ def test_a_filter_that_finds_nothing_says_only_that(url: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5.0, "0 s"),
-        (0.0004, "0.0004 s"),
-        (0.4246, "0.425 s"),
+        (-5.0, "0 ms"),
+        (0.0004, "0.4 ms"),
+        (0.4246, "425 ms"),
         (9.5, "9.5 s"),
         (59.96, "60 s"),
         (60, "1 min 0 s"),

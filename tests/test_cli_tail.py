@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import subprocess
 from asyncio import to_thread
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner, Result
 
-from command_process import run_command, run_in_terminal, started_command
+from command_process import environment, run_command, run_in_terminal, started_command
 from runstream import Task, connect, drain, flush, process, publish, start_run
 from runstream.cli import runstream as cli
 from runstream.record import make_draft
@@ -214,6 +216,30 @@ def test_ctrl_c_ends_quietly_with_130(sqlite_url: str) -> None:
         out, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert (out, errors) == ("", "")
+
+
+def test_ctrl_c_in_a_terminal_says_how_to_go_on_where_one_stopped(sqlite_url: str) -> None:
+    with start_run("w", run_id="r1", url=sqlite_url):
+        publish({"text": "first"}, kind="token")
+        assert flush(30)
+        words = ("tail", "r1", "--kind", "token")
+        shown = run_in_terminal(sqlite_url, *words, size=(500, 24), interrupt_at="first")
+        publish({"text": "second"}, kind="token")
+    assert shown.returncode == 130
+    assert "Traceback" not in shown.text
+    command = shown.text.partition("Go on where you stopped:  ")[2]
+    result = subprocess.run(
+        shlex.split(command),
+        env=environment("memory:"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert [line[1:].split()[2] for line in result.stdout.splitlines()] == [
+        "token",
+        "run.completed",
+    ]
 
 
 def test_a_long_history_is_printed_whole_and_in_order(sqlite_url: str) -> None:

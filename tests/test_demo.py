@@ -187,6 +187,16 @@ def test_in_a_terminal_enter_shows_it_again(sqlite_url: str) -> None:
         assert len(streams.list_runs(workflow="demo", status="completed")) == 2
 
 
+def test_ctrl_c_ends_the_run_as_cancelled_and_says_so(sqlite_url: str) -> None:
+    shown = run_in_terminal(sqlite_url, "demo", "--speed", "0.1", interrupt_at="The")
+    assert shown.returncode == 130
+    assert "the run is stored as cancelled" in shown.text
+    assert "Traceback" not in shown.text
+    with connect(sqlite_url) as streams:
+        (info,) = streams.list_runs()
+    assert info.status == "cancelled"
+
+
 def test_in_a_terminal_that_cannot_move_it_is_plain(sqlite_url: str) -> None:
     shown = run_in_terminal(sqlite_url, *FAST, TERM="dumb")
     assert "\x1b" not in shown.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -130,3 +131,21 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_a_refusal() -> None:
             together.wait(PATIENCE_S)
             portal.close()
         assert {each.result() for each in calls} <= {"test-portal", "refused"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_refused_instead_of_waiting_for_a_thread_that_is_not_there(
+    portal: Portal,
+) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            portal.call(answer())
+        except LogClosed:
+            portal.close()
+            os._exit(0 if not portal.call_soon(print) else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert portal.call(answer()) == "test-portal"

@@ -40,7 +40,7 @@ from .task import Task
 from .workflow import Workflow
 from .workflow_context import Context
 
-__version__ = "0.1.0"
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Connection",

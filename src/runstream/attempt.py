@@ -97,7 +97,7 @@ class Attempt:
             handed = StepFuture(future, loop)
         else:
             handed = StepFuture(self.conductor.run_beside(call.run_async()), self.conductor.home)
-        self.conductor.submitted.add(handed)
+        self.conductor.keep(handed)
         return handed
 
     def adopt(self, run_id: str, cancel: Callable[[], None], ended: Future[Any]) -> None:

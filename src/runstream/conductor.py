@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -55,6 +54,8 @@ _encode = msgspec.json.Encoder().encode
 
 # Errors of called steps that are remembered: a body fails with one of its last.
 BLAMED_MAX: Final = 64
+# Submitted steps are looked through, for those that are over, when there are this many, and twice as many.
+SUBMITTED_MIN: Final = 256
 
 
 class Program(Protocol):
@@ -96,9 +97,10 @@ class Conductor:
     ) -> None:
         self.run_id = run_id
         self.outlet = outlet
-        self.state = RunState(plan, secrets.token_hex(4) + ".")
+        self.state = RunState(plan, f"{random.getrandbits(32):08x}.")
         # Steps that were submitted and not yet waited for.
         self.submitted: set[StepFuture[Any]] = set()
+        self._submitted_max = SUBMITTED_MIN
         # The last error of a step, by its work; what the run's end is about.
         self.errors: dict[int, BaseException] = {}
         # The errors that called steps ended with, so that a body which fails with one can name the step.
@@ -163,6 +165,13 @@ class Conductor:
         )
         if self.state.end is None or self.state.end.work != work.id:
             self.errors.pop(work.id, None)
+
+    def keep(self, future: StepFuture[Any]) -> None:
+        """A step was submitted: the run's body waits for it, unless somebody has done so before."""
+        self.submitted.add(future)
+        if len(self.submitted) > self._submitted_max:
+            self.submitted = {one for one in self.submitted if not (one.asked and one.done())}
+            self._submitted_max = max(SUBMITTED_MIN, 2 * len(self.submitted))
 
     def done_with(self, work: Work) -> None:
         """The called step has ended, for its caller, too."""

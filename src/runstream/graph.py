@@ -78,6 +78,12 @@ class Graph:
         return StartEvent
 
     @property
+    def event_classes(self) -> set[type[Event]]:
+        """The classes that the steps accept and return."""
+        accepted = {kind for step in self.steps.values() for kind in step.accepts}
+        return accepted | self._produced()
+
+    @property
     def waits_outside(self) -> bool:
         """Whether an event from outside can move a run in which no step is at work."""
         if any(step.signature.produces is None for step in self.steps.values()):

@@ -62,12 +62,13 @@ class Handler:
         Any number of times, also at once: each call has its own position. `expose_internal` adds the
         lifecycle of the run, its steps and its tasks. Gaps and drops are always shown.
         """
-        classes = tuple(classes)
+        given = tuple(classes)
         async for record in self._subscribe():
             internal = record.kind.startswith(RESERVED_PREFIXES)
             ends = record.is_terminal and record.run_id == self.run_id
             if expose_internal or not internal or ends or record.kind in (GAP, DROPPED):
-                yield (_stop_event(record, classes) if ends else None) or record.as_event(*classes)
+                known = (*given, *self._event_classes())
+                yield (_stop_event(record, known) if ends else None) or record.as_event(*known)
 
     def subscribe(
         self,
@@ -146,6 +147,10 @@ class Handler:
     def is_done(self) -> bool:
         """Whether this handler has heard of the run's end."""
         return self._info is not None and self._info.has_ended
+
+    def _event_classes(self) -> tuple[type[Event], ...]:
+        """Classes that the run is known to use."""
+        return ()
 
     async def _send(self, kind: str, data: dict[str, object]) -> None:
         draft = make_draft(self.run_id, kind, encode_payload(data))

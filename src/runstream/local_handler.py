@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from .events import Event
 from .handler import Handler
 from .log import Log, Status
 from .runner import Runner
@@ -20,6 +21,7 @@ class LocalHandler(Handler):
     def __init__(self, runner: Runner) -> None:
         super().__init__(self._wait_opened, runner.run_id)
         self._runner = runner
+        self._classes: tuple[type[Event], ...] = ()
 
     async def result(self) -> Any:
         # (Nobody can cancel the outcome: cancelling this only stops the waiting.)
@@ -34,3 +36,10 @@ class LocalHandler(Handler):
 
     async def _wait_opened(self) -> Log:
         return await asyncio.wrap_future(self._runner.opened)
+
+    def _event_classes(self) -> tuple[type[Event], ...]:
+        # The run's own classes, as they become known, before namesakes of other modules.
+        own = self._runner.job.event_classes
+        if len(own) != len(self._classes):
+            self._classes = tuple(own)
+        return self._classes

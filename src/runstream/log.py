@@ -38,7 +38,7 @@ END_STATUSES: Final[frozenset[str]] = frozenset(
 )
 
 # A page of history: large enough to make the cost per call vanish, small enough to hold many at once.
-READ_LIMIT_DEFAULT: Final = 1024
+READ_LIMIT_DEFAULT: Final = 2048
 READ_LIMIT_MAX: Final = 10_000
 # A page of runs.
 LIST_LIMIT_MAX: Final = 1000
@@ -167,7 +167,8 @@ class Log(Protocol):
         """Create the run if `workflow` is given and it is not there; claim it if `claim` is given.
 
         The producer's epoch is raised, so that older writers under its id are fenced (None: no
-        producer comes with it). A claim makes the producer the owner of the lease.
+        producer comes with it). A claim makes the producer the owner of the lease, and the run
+        `running` from then on.
 
         Raises:
             RunNotFound: no such run (and no `workflow`), or no such parent.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from .errors import LogClosed
 from .portal import Portal
@@ -21,25 +22,26 @@ class LoopWatch:
     def __init__(self, portal: Portal, blocked_s: float) -> None:
         self._portal = portal
         self._blocked_s = blocked_s
-        # Used in the portal's loop alone: how many runs each loop has, and which are asked.
-        self._users: dict[asyncio.AbstractEventLoop, int] = {}
+        # Used in the portal's loop alone: the runs of each loop, and which loops are asked.
+        self._users: dict[asyncio.AbstractEventLoop, set[Callable[[], None]]] = {}
         self._silent: set[asyncio.AbstractEventLoop] = set()
         self._told: set[asyncio.AbstractEventLoop] = set()
         self._watching = False
 
-    def enter(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A run begins in that loop. In the portal's loop."""
-        self._users[loop] = self._users.get(loop, 0) + 1
+    def enter(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
+        """A run is in that loop; `on_closed` is called if the loop is closed with it. In the portal's
+        loop.
+        """
+        self._users.setdefault(loop, set()).add(on_closed)
         if not self._watching:
             self._watching = True
             self._ask()
 
-    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+    def leave(self, loop: asyncio.AbstractEventLoop, on_closed: Callable[[], None]) -> None:
         """A run in that loop has ended. In the portal's loop."""
-        left = self._users.get(loop, 0) - 1
-        if left > 0:
-            self._users[loop] = left
-        else:
+        users = self._users.get(loop, set())
+        users.discard(on_closed)
+        if not users:
             self._users.pop(loop, None)
 
     def _ask(self) -> None:
@@ -53,8 +55,12 @@ class LoopWatch:
             return
         for loop in self._users.keys() - self._silent:
             self._silent.add(loop)
-            with contextlib.suppress(RuntimeError):  # closed with a run in it: nothing to watch
+            try:
                 loop.call_soon_threadsafe(self._answer, loop)
+            except RuntimeError:  # closed with runs in it, none of which can go on
+                self._silent.discard(loop)
+                for on_closed in self._users.pop(loop, set()):
+                    on_closed()
         with contextlib.suppress(LogClosed):
             self._portal.call_later(self._blocked_s, self._ask)
 

@@ -48,24 +48,26 @@ class Membership:
         joining = publisher.portal.submit(self._join(publisher))
         try:
             joining.result()
+            self._begin()
         except BaseException:
             self._withdraw(publisher, joining)
             raise
-        self._begin()
         return self
 
     async def __aenter__(self) -> Self:
         self._prepare()
-        publisher = self._publisher = await asyncio.to_thread(
-            process.publisher, self.url, self.settings
-        )
+        # (Only the first one waits for the disk; a thread would cost the others more than all the rest.)
+        publisher = process.open_publisher(self.url)
+        if publisher is None:
+            publisher = await asyncio.to_thread(process.publisher, self.url, self.settings)
+        self._publisher = publisher
         joining = publisher.portal.submit(self._join(publisher))
         try:
             await publisher.portal.wait(joining)
+            self._begin()
         except BaseException:
             self._withdraw(publisher, joining)
             raise
-        self._begin()
         return self
 
     def __exit__(

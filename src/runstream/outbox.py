@@ -282,7 +282,6 @@ class Outbox:
         with self._lock:
             drafts, tickets = self._queue.pop(None)
             self.counts.dropped += len(drafts)
-            self._lost = self._lost or bool(drafts)
         _answer(tickets, stored=not self._lost)
         raise self._refusal()
 
@@ -302,8 +301,7 @@ class Outbox:
             self._asked = False
             self.urgent = False
             drafts, tickets = self._queue.pop(limit)
-            if self._ending:
-                self._cut_after_end(drafts)
+            late = self._cut_after_end(drafts) if self._ending else 0
             if drafts:
                 last = drafts[-1]
                 self._sending = Batch(
@@ -314,23 +312,27 @@ class Outbox:
                 )
             waiters = self._notify()
         _wake(waiters)
+        if late:
+            self._warn(late, RunEnded("they came too late for the end of their run"))
         if not drafts:
             _answer(tickets, stored=not self._lost)
         return self._sending
 
-    def _cut_after_end(self, drafts: list[Draft]) -> None:
+    def _cut_after_end(self, drafts: list[Draft]) -> int:
         """Drop what other threads queued at the very moment of the end of its run, or of the root:
-        the log would refuse the whole batch.
+        the log would refuse the whole batch. How many that were.
         """
         kept: list[Draft] = []
         for draft in drafts:
             if draft.run_id in self._over or self.root_run_id in self._over:
-                self.counts.dropped += 1
                 continue
             if draft.is_terminal:
                 self._over.add(draft.run_id)
             kept.append(draft)
+        late = len(drafts) - len(kept)
+        self.counts.dropped += late
         drafts[:] = kept
+        return late
 
     def stored(self, batch: Batch) -> None:
         """The log has the batch."""
@@ -341,7 +343,8 @@ class Outbox:
         self.failing = None
         self._sending = None
         if batch.final:
-            self.close(_ended(self.root_run_id))
+            # Behind the end there is only what came too late for it: no ticket is about that.
+            self._seal(_ended(self.root_run_id), None, queued_in_time=False)
         _answer(batch.tickets, stored=True)
 
     def refused(self, batch: Batch, error: RunstreamError) -> None:
@@ -374,7 +377,9 @@ class Outbox:
         batch, self._sending = self._sending, None
         self._seal(self.closed_by if self._sealed and self.closed_by else error, batch)
 
-    def _seal(self, error: RunstreamError, batch: Batch | None) -> None:
+    def _seal(
+        self, error: RunstreamError, batch: Batch | None, *, queued_in_time: bool = True
+    ) -> None:
         """`batch` was on its way and will not arrive."""
         lost = list(batch.drafts) if batch else []
         with self._lock:
@@ -386,17 +391,15 @@ class Outbox:
             else:
                 self.counts.failed += len(lost)
             self.counts.dropped += len(drafts)
-            self._lost = self._lost or bool(lost or drafts)
+            self._lost = self._lost or bool(lost or (drafts and queued_in_time))
             waiters = self._notify()
         _wake(waiters)
         if lost or drafts:
-            logger.warning(
-                "run %s: %d records could not be stored: %s",
-                self.run_id,
-                len(lost) + len(drafts),
-                error,
-            )
+            self._warn(len(lost) + len(drafts), error)
         _answer([*(batch.tickets if batch else ()), *tickets], stored=not self._lost)
+
+    def _warn(self, count: int, error: RunstreamError) -> None:
+        logger.warning("run %s: %d records could not be stored: %s", self.run_id, count, error)
 
     def _notify(self) -> list[asyncio.Future[None]]:
         """With the lock held: wake blocked threads; the waiters to wake without the lock."""

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -102,6 +102,7 @@ class BodyJob:
         self.plan = plan
         self._function = function
         self._is_async = is_async
+        self.event_classes: Collection[type[Event]] = ()
         self._runner: Runner | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -228,7 +229,7 @@ def pipeline(
             raise InvalidInput(f"{function.__name__!r} is a generator: a pipeline returns")
         return Pipeline(
             function,
-            name=check_name(name or function.__name__, "workflow"),
+            name=check_name(function.__name__ if name is None else name, "workflow"),
             timeout=timeout,
             cancel_grace=cancel_grace,
         )

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -28,6 +30,7 @@ class Portal:
         # Held while work is handed over, so that none can arrive behind the stop and be forgotten.
         self._door = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             self._thread.start()
@@ -37,14 +40,19 @@ class Portal:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work` in the portal's loop; cancelling the future cancels it."""
-        with self._door:
-            if not self._closed:
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        # (While the interpreter goes down, or in a forked child, our thread runs no more: nobody would
+        # ever answer.)
+        if os.getpid() == self._pid and not sys.is_finalizing():
+            with self._door:
+                if not self._closed:
+                    return asyncio.run_coroutine_threadsafe(work, self._loop)
         work.close()
-        raise LogClosed("this connection to the log has been closed")
+        raise LogClosed("this connection to the log is closed, or belongs to the parent process")
 
     def call_soon(self, function: Callable[..., object], *args: object) -> bool:
         """Call `function` in the portal's loop. False (and nothing happens) once it is closed."""
+        if os.getpid() != self._pid:
+            return False
         with self._door:
             if not self._closed:
                 self._loop.call_soon_threadsafe(function, *args)
@@ -88,6 +96,8 @@ class Portal:
 
     def close(self) -> None:
         """Cancel what is running and end the thread. Blocks until it has ended (but not for itself)."""
+        if os.getpid() != self._pid:
+            return
         with self._door:
             if not self._closed:
                 self._closed = True

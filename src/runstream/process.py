@@ -123,6 +123,12 @@ def publisher(url: str, settings: Settings | None = None) -> Publisher:
         return there
 
 
+def open_publisher(url: str) -> Publisher | None:
+    """The process's publisher for a canonical URL, if there is one already."""
+    with _process.lock:
+        return _process.publishers.get(url)
+
+
 def threads() -> WorkerThreads:
     """The threads in which plain functions run as steps."""
     return _process.threads
@@ -177,6 +183,7 @@ def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
 
     A run that is still inside its block publishes no more: `LogClosed`.
     """
+    _process.threads.end_idle()
     stored = wait_stored(timeout)
     for there in _publishers():
         with _process.lock:

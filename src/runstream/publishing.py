@@ -17,7 +17,7 @@ from . import process
 from .context import Scope, current_scope
 from .errors import InvalidInput
 from .events import RESERVED_PREFIXES, check_name
-from .payload import payload_encoder
+from .payload import PayloadEncoder, payload_encoder
 from .record import Draft, check_index
 from .settings import ChildRun, environment_with, read_settings
 
@@ -39,9 +39,12 @@ def _user_kind(kind: object) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _own_kind(cls: type) -> str:
-    """The kind of an event class; any other payload is an "event"."""
-    return _user_kind(getattr(cls, "__event_kind__", "event"))
+def _by_class(cls: type) -> tuple[str, PayloadEncoder]:
+    """What a payload's class decides: the kind that it has by itself, and how it is encoded.
+
+    Raises InvalidInput if that kind is reserved, or nothing of this class is a payload.
+    """
+    return _user_kind(getattr(cls, "__event_kind__", "event")), payload_encoder(cls)
 
 
 @lru_cache(maxsize=4096)
@@ -83,7 +86,10 @@ def publish(
     """
     cls = payload.__class__
     try:
-        kind = _own_kind(cls) if kind is None else _user_kind(kind)
+        if kind is None:
+            kind, encode = _by_class(cls)
+        else:
+            kind, encode = _user_kind(kind), payload_encoder(cls)
         if topic is not None:
             topic = _name(topic, "topic")
         if correlation_id is not None:
@@ -100,7 +106,7 @@ def publish(
     if control is not None and control.stopped:
         control.check()
     outlet = scope.outlet
-    raw = payload_encoder(cls)(payload, outlet.size_bytes_max)
+    raw = encode(payload, outlet.size_bytes_max)
     draft = Draft(
         time_ns() // 1000,
         scope.run_id,
@@ -203,6 +209,9 @@ def _inherited_scope() -> Scope | None:
 
 def _join(run: ChildRun | None) -> Scope | None:
     if run is None:
+        return None
+    if run.url.startswith("memory:"):
+        logger.warning("run %s: a memory log cannot be reached from here: use sqlite:", run.run_id)
         return None
     outbox = process.publisher(run.url).add_outbox(run.run_id, run.root_run_id)
     return Scope(outbox, run.run_id, run.step, run.step_run_id, run.attempt)

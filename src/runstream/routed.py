@@ -47,6 +47,7 @@ class RoutedJob:
             grace=grace,
             waits_outside=graph.waits_outside,
         )
+        self.event_classes = graph.event_classes
         self.collector = Collector()
         self.mailbox = Mailbox()
         self.store: StateStore[Any] = StateStore(
@@ -55,7 +56,7 @@ class RoutedJob:
         self._graph = graph
         self._start = start
         self._verbose = verbose
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts: dict[int, tuple[Attempt, Context[Any]]] = {}
         self._home_thread = 0
 
     def begin(self, runner: Runner) -> None:
@@ -107,10 +108,10 @@ class RoutedJob:
             work.attempt,
             control=attempt,
         )
-        self._attempts[work.id] = attempt
         variables = self._variables.copy()
         variables.run(current_scope.set, scope)
         context = Context[Any](self, scope)
+        self._attempts[work.id] = attempt, context
         if self._verbose:
             _say(f"{self._runner.run_id}: step {step.name} (attempt {work.attempt}) begins")
         if not step.is_async:
@@ -121,9 +122,12 @@ class RoutedJob:
             self._loop.call_soon_threadsafe(self._create_task, step, context, attempt, variables)
 
     def stop(self, work: Work, attempt: int, timed_out: float | None) -> None:
-        control = self._attempts.get(work.id)
-        if control is not None and control.number == attempt:
-            control.stop(timed_out)
+        control, context = self._attempts.get(work.id, (None, None))
+        if control is None or context is None or control.number != attempt:
+            return
+        control.stop(timed_out)
+        if timed_out is not None:
+            context.undo_collecting()
 
     def stop_body(self) -> None:
         """A workflow has none."""
@@ -165,6 +169,9 @@ class RoutedJob:
         result: Any,
         begun: float,
     ) -> None:
+        if attempt.timed_out is not None:
+            self._forget(attempt)  # it returned too late: the engine has decided already
+            return
         try:
             events, stop, kinds = self._read_result(step, context, attempt, result)
         except Exception as error:  # noqa: BLE001 - the step's result is at fault
@@ -189,12 +196,13 @@ class RoutedJob:
         several = _listed(result)
         routed: list[Event] = []
         for event in several:
-            if not isinstance(event, Event) or isinstance(event, StopEvent):
+            if not is_event(event) or isinstance(event, StopEvent):
                 raise InvalidInput(
                     f"step {step.name!r} returned a {type(event).__name__}"
                     f"{' in a list' if type(result) is list else ''}: a step returns an event, "
                     "a list of events to route, or None"
                 )
+        for event in several:
             if self._graph.route(event):
                 routed.append(event)
             elif isinstance(event, InputRequiredEvent):
@@ -233,7 +241,7 @@ class RoutedJob:
     def _forget(self, attempt: Attempt) -> None:
         work = cast(Work, attempt.work)
         attempt.task = None
-        if self._attempts.get(work.id) is attempt:
+        if self._attempts.get(work.id, (None,))[0] is attempt:
             del self._attempts[work.id]
 
 
@@ -248,5 +256,5 @@ def _say(line: str) -> None:
 def _listed(result: Any) -> list[Any]:
     several: list[Any] = [result]
     if type(result) is list:
-        several = result
+        several = result  # pyright: ignore[reportUnknownVariableType] - whatever a step returned
     return several

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from concurrent.futures import Future
 from contextvars import Context as ContextVars
 from contextvars import copy_context
@@ -21,7 +22,16 @@ from .attempt import Attempt
 from .conductor import Conductor
 from .context import Control, Outlet, Scope, current_scope
 from .engine import Plan
-from .errors import RunCancelled, RunFailed, RunLost, RunstreamError, RunTimedOut
+from .errors import (
+    LeaseLost,
+    ProducerFenced,
+    RunCancelled,
+    RunEnded,
+    RunFailed,
+    RunLost,
+    RunstreamError,
+    RunTimedOut,
+)
 from .events import Event, event_class
 from .filter import make_filter
 from .log import STATUS_BY_KIND, Log, Status
@@ -32,6 +42,9 @@ from .run import Run
 from .subscription import Subscription, make_start
 from .ticks import CancelAsked, End, Work
 
+# Following a run's own stream begins this long after it was opened: a signal in its first moments comes so
+# much later, and runs that are over by then, of which there may be thousands, are never followed.
+FOLLOW_AFTER_S: Final = 0.01
 # What the envelope of a terminal record's data may add to the result.
 END_SIZE_BYTES: Final = 1024
 
@@ -43,6 +56,11 @@ class Job(Protocol):
 
     @property
     def plan(self) -> Plan: ...
+    @property
+    def event_classes(self) -> Collection[type[Event]]:
+        """The event classes that this run uses, which may not be the newest of their kinds."""
+        ...
+
     def begin(self, runner: Runner) -> None:
         """The run is open."""
         ...
@@ -80,6 +98,8 @@ class Execution(Run):
         self.conductor: Conductor | None = None
         self.runner: Runner | None = None
         self._input_fields = input_fields
+        self._follow_timer: asyncio.TimerHandle | None = None
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def publisher(self) -> Publisher:
@@ -96,6 +116,22 @@ class Execution(Run):
     def opened_at(self) -> int:
         """The newest record that was there when the run was opened."""
         return self._opened.info.last_seq if self._opened is not None else 0
+
+    async def _join(self, publisher: Publisher) -> None:
+        await super()._join(publisher)
+        loop = asyncio.get_running_loop()
+        self._follow_timer = loop.call_later(FOLLOW_AFTER_S, self._start_following)
+
+    def _start_following(self) -> None:
+        if self.runner is not None:
+            self._following = asyncio.ensure_future(self.runner.follow(self.publisher))
+
+    async def _released(self, publisher: Publisher) -> None:
+        if self._follow_timer is not None:
+            self._follow_timer.cancel()
+        if self._following is not None:
+            self._following.cancel()
+        await super()._released(publisher)
 
     def leave(self) -> Future[RunstreamError | None] | None:
         """The terminal record is queued: wait (not here) until it is stored, and let go of the run."""
@@ -145,7 +181,6 @@ class Runner:
         self.task: asyncio.Task[None] | None = None
         self._end: End | None = None
         self._value: Any = None
-        self._following: Future[None] | None = None
         run.runner = self
 
     @property
@@ -203,7 +238,6 @@ class Runner:
         parent = self.run.parent_control
         if parent is not None:
             parent.adopt(self.run_id, lambda: self.cancel("its parent run is ending"), self.outcome)
-        self._following = publisher.portal.submit(self._follow(publisher))
         self.job.begin(self)
 
     def _not_opened(self, error: BaseException) -> None:
@@ -213,7 +247,7 @@ class Runner:
         self.opened.set_exception(error)
         self.outcome.set_exception(error)
 
-    async def _follow(self, publisher: Publisher) -> None:
+    async def follow(self, publisher: Publisher) -> None:
         """Take in signals and cancel requests, whoever sent them. In the publisher's loop."""
         wanted = Subscription(
             publisher.log,
@@ -221,9 +255,14 @@ class Runner:
             filter=make_filter(kinds=("run.signal", "run.cancel_requested")),
             start=make_start(None, None, None),
         )
+        await asyncio.wrap_future(self.opened)
         home = self.conductor.home
+
+        def on_closed() -> None:
+            self.cancel("its event loop was closed")
+
         if home is not None:
-            publisher.loops.enter(home)
+            publisher.loops.enter(home, on_closed)
         try:
             async for page in wanted.pages():
                 for record in page:
@@ -233,11 +272,11 @@ class Runner:
             logger.warning("run %s: signals are no longer seen: %s", self.run_id, error)
         finally:
             if home is not None:
-                publisher.loops.leave(home)
+                publisher.loops.leave(home, on_closed)
 
     def _take_in(self, record: Record) -> None:
         if record.kind == "run.signal":
-            event = signalled(record)
+            event = signalled(record, self.job.event_classes)
             if event is not None:
                 self.job.receive(event)
         elif record.kind == "run.cancel_requested":
@@ -269,8 +308,6 @@ class Runner:
         outlet.put_always(Draft(now_us(), self.run_id, end.kind, raw))
 
     def ended(self, end: End) -> None:
-        if self._following is not None:
-            self._following.cancel()
         leaving = self.run.leave()
         if leaving is None:  # in a forked child: the run goes on in the parent
             self._resolve(end, RunLost(f"run {self.run_id!r} goes on in the parent process"))
@@ -280,11 +317,19 @@ class Runner:
     def _resolve(self, end: End, refusal: Exception | None) -> None:
         self.status = STATUS_BY_KIND[end.kind]
         self.run.publisher.in_progress.discard(self)
-        error = refusal or self._error(end)
+        error = self._error(end) if refusal is None else self._loss(refusal)
         if error is None:
             self.outcome.set_result(self._value)
         else:
             self.outcome.set_exception(error)
+
+    def _loss(self, refusal: Exception) -> Exception:
+        """Why the run has no end of its own."""
+        if isinstance(refusal, (LeaseLost, ProducerFenced, RunEnded)):
+            lost = RunLost(f"run {self.run_id!r} was given up or ended by others: {refusal}")
+            lost.__cause__ = refusal
+            return lost
+        return refusal
 
     def _error(self, end: End) -> BaseException | None:
         """What `await handler` raises: for a failure, the step's own exception."""
@@ -307,11 +352,13 @@ class Runner:
                 )
 
 
-def signalled(record: Record) -> Event | None:
-    """The event that a signal carries; None (and a warning) for one that cannot be read."""
+def signalled(record: Record, classes: Collection[type[Event]]) -> Event | None:
+    """The event that a signal carries, of one of these classes or else of the newest of its kind; None
+    (and a warning) for one that cannot be read.
+    """
     data = record.data
     try:
-        return event_class(data["type"]).model_validate(data["event"])
+        return event_class(data["type"], tuple(classes)).model_validate(data["event"])
     except (KeyError, TypeError, ValidationError) as error:
         logger.warning("run %s: a signal that cannot be read is ignored: %s", record.run_id, error)
         return None

@@ -25,6 +25,7 @@ from .ticks import StepPlan
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 # Pieces of work of one step at a time, unless the step says otherwise: what the systems that people come
@@ -32,12 +33,12 @@ T = TypeVar("T")
 NUM_WORKERS: Final = 4
 
 
-class Step(Generic[P, R]):
+class Step(Generic[P, R_co]):
     """A function made a step by `@step`. Calling it outside any run just calls the function."""
 
     def __init__(
         self,
-        function: Callable[P, R],
+        function: Callable[P, R_co],
         plan: StepPlan,
         *,
         accept_subclasses: bool = False,
@@ -59,18 +60,18 @@ class Step(Generic[P, R]):
         """What the annotations say. Read at the first use: they may name what is defined later."""
         return read_signature(self.function, self._names)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
         if scope is None or scope.control is None or self.signature.is_routed:
             return self.function(*args, **kwargs)
-        return cast(R, scope.control.call(self, args, kwargs))
+        return cast(R_co, scope.control.call(self, args, kwargs))
 
     @overload
     def submit(
         self: Step[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> StepFuture[T]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> StepFuture[R]: ...
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> StepFuture[R_co]: ...
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> StepFuture[Any]:
         """Start the step beside the calling code: a plain function in a thread, an async one as a task.
 
@@ -101,15 +102,15 @@ class Step(Generic[P, R]):
         return StepFuture(future)
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Step[P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Step[P, R_co]: ...
     @overload
-    def __get__(self, instance: object, owner: type) -> Step[..., R]: ...
-    def __get__(self, instance: object | None, owner: type) -> Step[..., R]:
+    def __get__(self, instance: object, owner: type) -> Step[..., R_co]: ...
+    def __get__(self, instance: object | None, owner: type) -> Step[..., R_co]:
         return self if instance is None else self.bound_to(instance)
 
-    def bound_to(self, instance: object) -> Step[..., R]:
+    def bound_to(self, instance: object) -> Step[..., R_co]:
         """The step as a method of `instance`."""
-        method = cast("Callable[..., R]", self.function.__get__(instance, type(instance)))
+        method = cast("Callable[..., R_co]", self.function.__get__(instance, type(instance)))
         return Step(method, self.plan, accept_subclasses=self.accept_subclasses, names=self._names)
 
     def __repr__(self) -> str:
@@ -161,7 +162,12 @@ def step(
             raise InvalidInput(
                 f"{function.__name__!r} is a generator: a step returns, and publishes on the way"
             )
-        plan = StepPlan(check_name(name or function.__name__, "step"), num_workers, retry, timeout)
+        plan = StepPlan(
+            check_name(function.__name__ if name is None else name, "step"),
+            num_workers,
+            retry,
+            timeout,
+        )
         return Step(
             function,
             plan,

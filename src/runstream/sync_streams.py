@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Generator, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from .errors import LogClosed
 from .events import Event
 from .filter import Names
 from .fold import TaskState
@@ -164,4 +166,5 @@ def _each(portal: Portal, items: AsyncGenerator[T, None]) -> Generator[T, None, 
         while (item := portal.call(following())) is not None:
             yield item[0]
     finally:
-        portal.call(items.aclose())
+        with contextlib.suppress(LogClosed):  # the connection went first: nothing is left to stop
+            portal.call(items.aclose())

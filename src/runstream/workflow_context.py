@@ -31,6 +31,10 @@ class Situation(Protocol):
     def mailbox(self) -> Mailbox: ...
     @property
     def store(self) -> StateStore[Any]: ...
+    @property
+    def event_classes(self) -> set[type[Event]]:
+        """The event classes of the run, so that its readers here get these and no namesakes."""
+        ...
 
     def send(self, event: Event, step: str | None) -> None:
         """Route an event. Raises InvalidInput if no step accepts it."""
@@ -89,6 +93,7 @@ class Context(Generic[S]):
         control = scope.control
         if control is not None and control.stopped:
             control.check()
+        self._situation.event_classes.add(type(event))
         raw = msgspec.Raw(encode_payload(event, size_bytes_max=scope.outlet.size_bytes_max))
         scope.outlet.put(
             Draft(
@@ -145,6 +150,7 @@ class Context(Generic[S]):
             timeout: seconds; then `TimeoutError`.
         """
         self._check()
+        self._situation.event_classes.add(event_type)
         waiter = Waiter(event_type, requirements or {})
         if waiter_event is not None:
             self.write_event_to_stream(waiter_event)
@@ -161,7 +167,8 @@ class Context(Generic[S]):
 
     def undo_collecting(self) -> None:
         """For the runner: the attempt has failed."""
-        self._situation.collector.undo(self._collected)
+        collected, self._collected = self._collected, []
+        self._situation.collector.undo(collected)
 
     def _check(self) -> None:
         control = self._scope.control

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Generator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from programs import run_program
 
+from programs import run_program
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
 from runstream.logs import open_log
 from runstream.logs.sqlite import SqliteLog
@@ -183,12 +183,13 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def shared_folder(tmp_path: Path) -> Path:
-    """A folder that another user can reach (pytest's own are closed to others)."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
-    return tmp_path
+def shared_folder() -> Generator[Path]:
+    """A folder that another user can reach (pytest closes its own to others)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
 
 
 async def test_a_log_that_may_only_be_read_is_read(shared_folder: Path) -> None:
@@ -230,6 +231,16 @@ async def test_no_file_is_made_where_none_may_be_made(shared_folder: Path) -> No
     shared_folder.chmod(0o755)
     assert answer.startswith("open log_unavailable")
     assert list(shared_folder.iterdir()) == []
+
+
+async def test_a_file_that_was_removed_is_missed_and_not_made_anew(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "events.db")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(LogUnavailable, match="cannot be opened"):
+        await log.info("r")
+    await log.aclose()
+    assert not (tmp_path / "events.db").exists()
 
 
 def test_every_refusal_is_one_of_our_errors(tmp_path: Path) -> None:

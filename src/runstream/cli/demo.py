@@ -149,10 +149,9 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, url: str, too
         command_line("tail", run_id, "--from", "10", "--kind", "token", url=url): "some tokens",
         command_line("ls", url=url): "all runs",
     }
-    width = max(map(len, commands))
     for command, what in commands.items():
-        line = Text("  ").append(f"{command:<{width}}", style="cyan")
-        console.print(line.append(f"  # {what}", style="dim"), soft_wrap=True)
+        console.print(f"  # {what}", style="dim")
+        console.print(f"  {command}", style="cyan", soft_wrap=True)
     where = "" if is_on_path() else f" ({python_program()})"
     console.print(f"\nOr from Python{where}:", style="bold")
     address = "" if url == default_url() else repr(url)

@@ -123,8 +123,10 @@ def roughly(time_us: int) -> str:
 
 
 def duration(time_us: int) -> str:
-    """A time span as precisely as it is read: `0.42 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A time span as precisely as it is read: `42 ms`, `3 min 20 s`, `2 h 5 min`."""
     seconds, us = divmod(max(time_us, 0), 1_000_000)
+    if seconds == 0:
+        return f"{us / 1000:.3g} ms"
     number = next((n for n, unit in enumerate(_UNITS) if seconds >= unit[0]), len(_UNITS) - 1)
     size, unit = _UNITS[number]
     if size == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -95,6 +95,7 @@ def tail(
             wait=wait,
         )
 
+    filters = {"--kind": kinds, "--topic": topics, "--step": steps, "--correlation-id": ids}
     url = url or read_settings().url
     following = Following(url, run, subscribe, as_json=as_json, wait=wait)
     try:
@@ -102,7 +103,7 @@ def tail(
     except RunNotFound as error:
         raise Problem(_not_found(run, url), RUN_NOT_FOUND) from error
     except KeyboardInterrupt:
-        following.say_how_to_go_on()
+        following.say_how_to_go_on(filters)
         context.exit(INTERRUPTED)
     context.exit(following.exit_code())
 
@@ -150,12 +151,14 @@ class Following:
         ended = newest is not None and newest.is_terminal and newest.run_id == self._run
         return exit_code_of_run(newest if ended else None)
 
-    def say_how_to_go_on(self) -> None:
+    def say_how_to_go_on(self, filters: Mapping[str, Sequence[str]]) -> None:
         """After Ctrl-C, for a person: nothing is lost by stopping."""
         console = make_console(stderr=True)
         if self.newest is None or not is_watched(console):
             return
-        again = command_line("tail", self._run, "--after", self.newest.cursor, url=self._url)
+        words = [word for name, values in filters.items() for one in values for word in (name, one)]
+        where = ("--after", self.newest.cursor)
+        again = command_line("tail", self._run, *words, *where, url=self._url)
         console.print(f"\nGo on where you stopped:  {again}", soft_wrap=True)
 
     async def _introduce(self, streams: Streams) -> None:

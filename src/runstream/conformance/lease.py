@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import InvalidInput, LeaseHeld, LeaseLost, ProducerFenced, RunEnded
+from ..lease import LeaseObserver
 from ..log import Lease, LeaseClaim, Log, Opened, Producer
 from ..record import make_draft
 from .check import (
@@ -193,6 +194,23 @@ async def check_a_stalled_run_can_be_taken_over(open_log: OpenLog) -> None:
         got = await collect(subscribe(log, run))
         wanted = ["run.stalled", "run.resumed", "note", "run.completed"]
         expect_equal(kinds_of(got), wanted, "what a follower gets")
+
+
+async def check_a_claimed_run_is_running(open_log: OpenLog) -> None:
+    """A parked or stalled run is running once it is claimed: no observer takes its heir for dead."""
+    async with open_log() as log, open_log() as other:
+        for kind in ("run.waiting", "run.stalled"):
+            run, opened = await _start(log, LONG_WITH_GRACE)
+            if kind == "run.stalled":
+                await log.expire(run, lease=_lease(opened))
+            else:
+                await log.append(run, [make_draft(run, kind, {})])
+            heir = await other.open(run, producer=new_name(), claim=LONG)
+            info = await log.info(run)
+            expect_equal((info.status, info.lease), ("running", heir.info.lease), f"after {kind}")
+            expect(not LeaseObserver().lapsed(info, 0.0), "the heir's lease lapses at first sight")
+            claim = log.open(run, producer=new_name(), claim=LONG)
+            await refusal(claim, LeaseHeld, "a second heir's claim")
 
 
 async def check_a_vanished_owner_is_fenced(open_log: OpenLog) -> None:

@@ -120,6 +120,7 @@ class MemoryLog:
             if claim and producer is not None:
                 counter = run.lease.counter + 1 if run.lease else 1
                 run.lease = Lease(producer, epoch, counter, claim.lease_s, claim.grace_s)
+                run.status = "running"
             opened = Opened(self._info(run), epoch, before.number, created)
         self._bell.ring([run_id])
         return opened

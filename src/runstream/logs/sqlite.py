@@ -40,7 +40,7 @@ from ..log import (
 )
 from ..record import Cursor, Draft
 from ..settings import read_settings
-from . import refuse_unknown, sqlite_file, sqlite_store
+from . import refuse_unknown, sqlite_file, sqlite_read, sqlite_store
 from .sqlite_lines import Line, Lines
 from .sqlite_recent import Recent
 from .sqlite_retention import Retention
@@ -176,7 +176,7 @@ class SqliteLog:
         page = self._recent.read(run_id, after, limit)
         if page is not None:
             return page
-        return await self._read(lambda db: sqlite_store.read_page(db, run_id, after, limit))
+        return await self._read(lambda db: sqlite_read.read_page(db, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         with self._bell.listen(run_id) as listener:
@@ -185,7 +185,7 @@ class SqliteLog:
             self._watcher.start_watching()
             tail = self._recent.tail(run_id)
             if tail is None:
-                run = await self._read(lambda db: sqlite_store.find_run(db, run_id))
+                run = await self._read(lambda db: sqlite_read.find_run(db, run_id))
                 if run is not None:
                     info = run.info
                     self._recent.saw_tail(info.root_run_id, info.generation, info.last_seq)
@@ -198,7 +198,7 @@ class SqliteLog:
         self._check_open()
 
     async def info(self, run_id: str) -> RunInfo:
-        return (await self._read(lambda db: sqlite_store.get_run(db, run_id))).info
+        return (await self._read(lambda db: sqlite_read.get_run(db, run_id))).info
 
     async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
         await self._write(lambda db: sqlite_store.renew(db, run_id, owner, epoch))
@@ -233,7 +233,7 @@ class SqliteLog:
     ) -> Sequence[RunInfo]:
         most = check_limit(limit, LIST_LIMIT_MAX)
         return await self._read(
-            lambda db: sqlite_store.list_runs(db, workflow, status, before, most)
+            lambda db: sqlite_read.list_runs(db, workflow, status, before, most)
         )
 
     async def aclose(self) -> None:

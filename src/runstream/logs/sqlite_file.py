@@ -7,6 +7,7 @@ A log is one file in WAL mode. `synchronous=FULL` makes a commit survive a power
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import time
 from collections.abc import Generator
@@ -87,7 +88,7 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     """
     with translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = _connect(path)
+        connection = _connect(f"{path.as_uri()}?mode=rwc")
         try:
             if not _is_log(connection, path):
                 _create(connection)
@@ -107,14 +108,15 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection to a log that `open_writer` has opened; it takes no lock that a writer waits for."""
     with translated(path):
-        connection = _connect(path)
+        # Never makes a file: one that has been removed meanwhile is missed, not replaced by an empty one.
+        connection = _connect(f"{path.as_uri()}?mode=rw")
         connection.execute("PRAGMA query_only = 1")
         return connection
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
     )
 
 
@@ -212,7 +214,7 @@ def translate(path: Path, error: Exception) -> RunstreamError:
     code: str = getattr(error, "sqlite_errorname", None) or _CODES.get(type(error), "")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         code = "SQLITE_FULL"
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path's it answers where we may not even look
         code = "folder"
     for prefix, (our_error, advice) in _ADVICE.items():
         if code.startswith(prefix):

@@ -12,12 +12,13 @@ import threading
 from typing import Final
 
 from ..bell import Bell
-from . import sqlite_store
+from . import sqlite_read
 from .sqlite_lines import Line
 from .sqlite_recent import Recent
 from .sqlite_shared import Shared
 
-# Half of what we promise (a record of another process wakes a subscriber within 50 ms), and 0.4 % of a core.
+# Half of what we promise (a record of another process wakes a subscriber within 50 ms), and less than 1 % of
+# a core.
 POLL_S: Final = 0.02
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Watcher:
         self._seen: tuple[int, int] | None = None
         # Now, not in the thread: what is appended after this call must be noticed.
         with line.used() as connection:
-            self._newest = sqlite_store.newest_chunk(connection)
+            self._newest = sqlite_read.newest_chunk(connection)
         self._thread = threading.Thread(target=self._run, name="runstream-watcher", daemon=True)
         self._thread.start()
 
@@ -79,7 +80,7 @@ class Watcher:
         version = connection.execute("PRAGMA data_version").fetchone()[0]
         if (version, removals) == self._seen:
             return
-        newest, tails = sqlite_store.new_tails(connection, self._newest)
+        newest, tails = sqlite_read.new_tails(connection, self._newest)
         for root_run_id, generation, last_seq in tails:
             self._recent.saw_tail(root_run_id, generation, last_seq)
         if self._seen is None or removals != self._seen[1]:
@@ -90,7 +91,7 @@ class Watcher:
                 run_id
                 for run_id in self._bell.listened
                 if self._recent.tail(run_id) is None
-                and sqlite_store.find_run(connection, run_id) is not None
+                and sqlite_read.find_run(connection, run_id) is not None
             ]
             self._bell.ring([*(root for root, _, _ in tails), *opened])
         self._newest = newest

@@ -39,6 +39,10 @@ LINGER_S: Final = 0.002
 LINGER_FROM: Final = 16
 LINGER_BELOW: Final = 1024
 
+# The same for a lock that another process holds while the log is being closed: whoever waits for that (a
+# process that wants to end, say) has waited for its records before.
+CLOSING_BUSY_S: Final = 1.0
+
 Work = Callable[[sqlite3.Connection], Any]
 
 logger = logging.getLogger(__name__)
@@ -170,6 +174,7 @@ class Writer:
     def _serve(self) -> None:
         look_at = math.inf
         while True:
+            closing = self._closing
             self._unfinished = jobs = self._wait_jobs(look_at)
             try:
                 with self._line.used() as self._connection:
@@ -178,9 +183,8 @@ class Writer:
                 for job in jobs:
                     _tell(job, error)
             self._unfinished = []
-            # Not only when there was nothing to do: the call to close may have come among the jobs.
-            if self._closing and self._queue.empty():
-                return
+            if closing and len(jobs) < JOBS_PER_COMMIT_MAX:
+                return  # all that was queued before the call to close, and not what comes meanwhile
 
     def _work(self, jobs: list[Job], look_at: float) -> float:
         """Do the jobs, then the chores when it is time for them; when that is again."""
@@ -209,6 +213,8 @@ class Writer:
     def _wait_jobs(self, look_at: float) -> list[Job]:
         """What waits now; blocks until there is something, or it is time to look at the chores."""
         timeout = None if look_at == math.inf else max(0.0, look_at - time.monotonic())
+        if self._closing:
+            timeout = 0.0  # the call to close may have come among the last jobs
         jobs: list[Job] = []
         with contextlib.suppress(queue.Empty):
             waiting = self._queue.get(timeout=timeout)
@@ -288,13 +294,14 @@ class Writer:
         SQLite's own waiting backs off to 100 ms, which starves one of two saturating writers: the
         connection must come without it.
         """
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        since = time.monotonic()
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
-                if not busy or time.monotonic() > deadline:
+                patience_s = CLOSING_BUSY_S if self._closing else BUSY_TIMEOUT_S
+                if not busy or time.monotonic() - since > patience_s:
                     raise
                 time.sleep(LOCK_POLL_S)
             else:
