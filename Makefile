@@ -19,7 +19,7 @@ help: ## list the targets
 
 install: $(VENV)/.dev ## set up .venv with the package and the development tools
 
-demo: $(VENV)/.run ## publish, store and follow a run in this terminal
+demo: $(VENV)/.run ## run a workflow, and follow it live in this terminal
 	@$(BIN)/runstream demo
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k name" narrows them)

@@ -14,7 +14,7 @@ from runstream.cli import runstream as cli
 # A command's event loop serves nobody but the command.
 pytestmark = pytest.mark.allow_blocking
 
-COMMANDS = ("demo", "tail", "ls", "check")
+COMMANDS = ("demo", "run", "tail", "ls", "check")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import subprocess
@@ -12,10 +11,11 @@ from itertools import groupby
 import pytest
 
 from command_process import environment, run_command, run_in_terminal
-from runstream import Record, connect, process
-from runstream.demo import NOTES, STORIES, run_demo
+from runstream import Record, RunCancelled, connect, process
+from runstream.demo import NOTES, STORIES, Demo
 
 TALES = {generation: " ".join(story) for generation, story in STORIES.items()}
+SIGNS = ("flashes", "bells")
 FAST = ("demo", "--once", "--speed", "200")
 
 
@@ -26,7 +26,7 @@ def closed_publishers() -> Iterator[None]:
 
 
 async def records_of_demo(url: str) -> list[Record]:
-    await run_demo(url=url, run_id="d1", speed=1000)
+    await Demo().run(url=url, run_id="d1", speed=1000.0)
     async with connect(url) as streams:
         return [record async for record in streams.subscribe("d1")]
 
@@ -49,26 +49,46 @@ async def test_progress_reaches_its_total_and_the_run_says_what_came_out(sqlite_
     assert records[-1].data == {"result": {"stories": 2, "tokens": tokens}}
 
 
-async def test_the_log_book_is_a_task_that_readers_fold(sqlite_url: str) -> None:
+async def test_its_steps_are_in_the_stream_two_of_them_side_by_side(sqlite_url: str) -> None:
+    steps = [
+        (record.kind.removeprefix("step."), record.step)
+        for record in await records_of_demo(sqlite_url)
+        if record.kind.startswith("step.")
+    ]
+    assert steps[:4] == [
+        ("started", "begin"),
+        ("completed", "begin"),
+        ("started", "tell"),
+        ("started", "tell"),
+    ]
+    assert Counter(steps[4:]) == {
+        ("completed", "tell"): 2,
+        ("started", "bind"): 2,
+        ("completed", "bind"): 2,
+    }
+
+
+async def test_each_story_has_a_log_book_which_readers_fold(sqlite_url: str) -> None:
     await records_of_demo(sqlite_url)
     async with connect(sqlite_url) as streams:
-        *_, book = [task async for task in streams.handler("d1").tasks("log-book")]
-    assert book.status == "completed"
-    assert sorted(book["notes"]) == sorted([*NOTES["gen-1"], *NOTES["gen-2"]])
-    assert book["flashes"] > book["bells"] > 0
+        books = {book.id: book async for book in streams.handler("d1").tasks("log-book")}
+    assert [book.status for book in books.values()] == ["completed", "completed"]
+    assert sorted(book["notes"] for book in books.values()) == sorted(map(list, NOTES.values()))
+    flashes, bells = (max(book.state.get(k, 0) for book in books.values()) for k in SIGNS)
+    assert flashes > bells > 0
 
 
 async def test_cancelling_it_ends_the_run_as_cancelled(sqlite_url: str) -> None:
-    running = asyncio.create_task(run_demo(url=sqlite_url, run_id="d1", speed=0.1))
-    async with connect(sqlite_url) as streams:
-        kinds: list[str] = []
-        async for record in streams.subscribe("d1", wait=True):
-            kinds.append(record.kind)
-            running.cancel()
+    handler = Demo().run(url=sqlite_url, run_id="d1", speed=0.1)
+    kinds: list[str] = []
+    async for record in handler.subscribe():
+        kinds.append(record.kind)
+        if record.kind == "task.started":
+            await handler.cancel_run()
     assert kinds[-1] == "run.cancelled"
     assert "task.cancelled" in kinds
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    with pytest.raises(RunCancelled):
+        await handler
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -139,8 +159,17 @@ def test_in_a_terminal_it_draws_both_stories_and_ends_by_itself_when_told_so(
     shown = run_in_terminal(sqlite_url, *FAST)
     assert shown.returncode == 0
     assert "\x1b[" in shown.text
-    for part in ("╭─", "gen-1", "gen-2", "progress", "log-book", "records/s", "tail latest"):
-        assert part in shown.text
+    for part in (
+        "╭─",
+        "gen-1",
+        "gen-2",
+        "progress",
+        "log-book",
+        "records/s",
+        "tail latest",
+        "tell",
+    ):
+        assert part in shown.text.replace("\r\n", " ")
     assert "Enter shows it again" not in shown.text
 
 

@@ -1,20 +1,22 @@
-"""The demo run: two stories are written at the same time, as two models would, token by token.
+"""The demo: two stories are written at the same time, as two models would, token by token.
 
-It publishes what real runs do: tokens of two parallel generations, progress, and a task whose state
-grows. It only publishes; whoever wants to see it follows the run like any other.
+A workflow that does what real ones do: steps side by side, tokens, progress, for each story a task whose
+state grows, and a step that collects. Whoever wants to see a run of it follows it like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import dataclass
 from typing import Any, Final
 
+from .events import Event, StartEvent, StopEvent
 from .publishing import publish
-from .run import start_run
+from .step import step
 from .task import Task
-
-WORKFLOW: Final = "demo"
+from .workflow import Workflow
+from .workflow_context import Context
 
 STORIES: Final = {
     "gen-1": (
@@ -32,12 +34,12 @@ STORIES: Final = {
         "Whoever keeps that light, she thought, has not missed a single one.",
     ),
 }
-# What the log book says when a sentence is finished.
+# What the story's log book says when a sentence is finished.
 NOTES: Final = {
     "gen-1": ("lamp lit", "fog", "counting", "a bell!", "not alone"),
     "gen-2": ("bow lost", "coast lost", "light seen", "bell rung", "none missed"),
 }
-# What the log book counts, and once in how many tokens of that story.
+# What the log book counts, and once in how many tokens.
 SIGNALS: Final = {"gen-1": ("flashes", 6), "gen-2": ("bells", 12)}
 
 # Seconds between two tokens of a story: about as fast as one reads, six seconds in all.
@@ -49,49 +51,83 @@ TOKENS_PER_PROGRESS: Final = 5
 _PIECE_LENGTH: Final = 6
 
 
-async def run_demo(*, url: str, run_id: str, speed: float = 1.0) -> None:
-    """Publish the demo run into the log at `url`; returns when it is stored. Takes 6 s / `speed`.
+@dataclass
+class Evening:
+    """What both stories share: how far they are."""
 
-    Cancelling ends the run as cancelled.
-    """
-    total = sum(len(_tokens(sentence)) for story in STORIES.values() for sentence in story)
-    async with start_run(WORKFLOW, run_id=run_id, url=url, parent=None) as run:
-        state: dict[str, Any] = {"flashes": 0, "bells": 0, "notes": []}
-        async with Task("log-book", state=state) as book:
-            evening = _Evening(book, total, TOKEN_S / speed)
-            async with asyncio.TaskGroup() as group:
-                for generation in STORIES:
-                    group.create_task(evening.tell(generation))
-        run.set_result({"stories": len(STORIES), "tokens": total})
+    done: int = 0
+    total: int = 0
 
 
-class _Evening:
-    """What both stories share: the log book, and how far they are."""
+class Begin(StartEvent):
+    """How many times as fast as one reads."""
 
-    def __init__(self, book: Task[dict[str, Any]], total: int, token_s: float) -> None:
-        self._book = book
-        self._total = total
-        self._done = 0
-        self._token_s = token_s
+    speed: float = 1.0
 
-    async def tell(self, generation: str) -> None:
-        pace = random.Random(generation)  # noqa: S311 - a reader's pulse, not a secret
-        signal, every = SIGNALS[generation]
+
+class Tell(Event):
+    """A story is to be written."""
+
+    generation: str
+    token_s: float
+
+
+class Told(Event):
+    """A story is written."""
+
+    generation: str
+    tokens: int
+
+
+class Demo(Workflow):
+    """Two stories at the same time. A run takes six seconds."""
+
+    def __init__(self) -> None:
+        super().__init__("demo")
+
+    @step
+    async def begin(self, ctx: Context[Evening], ev: Begin) -> list[Tell]:
+        """Hand out the stories."""
+        async with ctx.store.edit_state() as evening:
+            evening.total = sum(
+                len(_tokens(sentence)) for story in STORIES.values() for sentence in story
+            )
+        return [Tell(generation=name, token_s=TOKEN_S / ev.speed) for name in STORIES]
+
+    @step(num_workers=len(STORIES))
+    async def tell(self, ctx: Context[Evening], ev: Tell) -> Told:
+        """Write one story, and its log book."""
+        name = ev.generation
+        pace = random.Random(name)  # noqa: S311 - a reader's pulse, not a secret
+        signal, every = SIGNALS[name]
         index = 0
-        for sentence, note in zip(STORIES[generation], NOTES[generation], strict=True):
-            for token in _tokens(sentence):
-                await asyncio.sleep(self._token_s * pace.uniform(0.4, 1.6))
-                publish({"text": token}, kind="token", correlation_id=generation, index=index)
-                index += 1
-                self._count()
-                if index % every == 0:
-                    await self._book.update_state({signal: self._book.state[signal] + 1})
-            await self._book.append("notes", note)
+        state: dict[str, Any] = {signal: 0, "notes": []}
+        async with Task("log-book", state=state) as book:
+            for sentence, note in zip(STORIES[name], NOTES[name], strict=True):
+                for token in _tokens(sentence):
+                    await asyncio.sleep(ev.token_s * pace.uniform(0.4, 1.6))
+                    publish({"text": token}, kind="token", correlation_id=name, index=index)
+                    index += 1
+                    await _count(ctx)
+                    if index % every == 0:
+                        await book.update_state({signal: book.state[signal] + 1})
+                await book.append("notes", note)
+        return Told(generation=name, tokens=index)
 
-    def _count(self) -> None:
-        self._done += 1
-        if self._done % TOKENS_PER_PROGRESS == 0 or self._done == self._total:
-            publish({"done": self._done, "total": self._total}, kind="progress")
+    @step
+    async def bind(self, ctx: Context[Evening], ev: Told) -> StopEvent | None:
+        """Collect the stories; the last one ends the run."""
+        told = ctx.collect_events(ev, [Told] * len(STORIES))
+        if told is None:
+            return None
+        return StopEvent(result={"stories": len(told), "tokens": sum(one.tokens for one in told)})
+
+
+async def _count(ctx: Context[Evening]) -> None:
+    async with ctx.store.edit_state() as evening:
+        evening.done += 1
+        if evening.done % TOKENS_PER_PROGRESS == 0 or evening.done == evening.total:
+            publish({"done": evening.done, "total": evening.total}, kind="progress")
 
 
 def _tokens(sentence: str) -> list[str]:

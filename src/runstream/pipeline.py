@@ -39,7 +39,8 @@ class Pipeline(Generic[P, R]):
         self.function = function
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
-        self._plan = Plan(timeout=timeout, grace=cancel_grace)
+        self.run_timeout = timeout
+        self._cancel_grace = cancel_grace
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -86,7 +87,8 @@ class Pipeline(Generic[P, R]):
         except TypeError as error:
             raise TypeError(f"pipeline {self.name!r}: {error}") from None
         call = functools.partial(self.function, *args, **kwargs)
-        job = BodyJob(self._plan, call, is_async=self.is_async)
+        plan = Plan(timeout=self.run_timeout, grace=self._cancel_grace)
+        job = BodyJob(plan, call, is_async=self.is_async)
         return make_runner(job, self.name, run_id, url, dict(given.arguments))
 
     def __repr__(self) -> str:

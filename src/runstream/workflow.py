@@ -51,7 +51,7 @@ class Workflow:
         for one in cast("tuple[object, ...]", self._free_steps):
             if not isinstance(one, Step):
                 raise InvalidInput(f"steps are functions declared with @step, not {one!r}")
-        self._timeout = timeout
+        self.run_timeout = timeout
         self._verbose = verbose
         self._cancel_grace = cancel_grace
         self._check = check
@@ -103,7 +103,7 @@ class Workflow:
         job = RoutedJob(
             graph,
             start_event,
-            timeout=self._timeout,
+            timeout=self.run_timeout,
             grace=self._cancel_grace,
             verbose=self._verbose,
         )

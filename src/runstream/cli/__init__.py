@@ -12,6 +12,7 @@ from .check import check
 from .demo import demo
 from .ls import ls
 from .options import Commands
+from .run import run
 from .tail import tail
 
 EXAMPLES = """\b
@@ -32,7 +33,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, tail, ls, check):
+for command in (demo, run, tail, ls, check):
     runstream.add_command(command)
 
 

@@ -1,5 +1,5 @@
-"""`runstream demo`: the main job in one look. A run publishes, this terminal follows it live, and at the
-end it says what was stored and how to follow it again.
+"""`runstream demo`: the main job in one look. A workflow runs, this terminal follows it live, and at the end
+it says what was stored and how to follow it again.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import Final
 
 import click
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from ..connection import connect
-from ..demo import run_demo
+from ..demo import Demo
 from ..events import RESERVED_PREFIXES
+from ..handler import Handler
 from ..record import Record
 from ..run import new_run_id
 from ..settings import default_url, read_settings
 from ..streams import Streams
-from .demo_screen import PlainLines, Screen, Seen
+from .demo_lines import PlainLines
 from .exit_codes import INTERRUPTED
 from .options import debug_option, url_option
+from .run_views import LiveView
+from .seen import Seen
 from .terminal import (
     can_redraw,
     command_line,
@@ -33,9 +35,6 @@ from .terminal import (
     make_console,
     python_program,
 )
-
-# Smooth for the eye, and a small part of a core.
-FRAME_S: Final = 1 / 15
 
 EXAMPLES: Final = """\b
 Examples:
@@ -58,7 +57,7 @@ Examples:
 @debug_option
 @click.pass_context
 def demo(context: click.Context, once: bool, speed: float, url: str | None) -> None:
-    """See a run live: tokens, progress and a task, published, stored and followed.
+    """See a workflow run live: steps, tokens, progress and tasks, published, stored and followed.
 
     Two stories are written at the same time. This terminal follows the run through the log, as any
     other would; at the end it says what was stored, and how to follow it again.
@@ -88,50 +87,38 @@ def _wants_more(console: Console) -> bool:
 
 
 async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
-    seen = Seen()
     async with connect(url) as streams:
         begun_s = time.monotonic()
+        handler = Demo().run(run_id=run_id, url=url, speed=speed)
+        show = _draw(console, handler, url) if can_redraw(console) else _tell(handler, url)
+        showing = asyncio.ensure_future(show)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(run_demo(url=url, run_id=run_id, speed=speed))
-                if can_redraw(console):
-                    await _draw(console, streams, run_id, url, seen)
-                else:
-                    await _tell(streams, run_id, url, seen)
-        except BaseExceptionGroup as errors:
-            # Whichever came first is the cause; the other task was only cancelled.
-            raise errors.exceptions[0] from None
-        took_s = time.monotonic() - begun_s
-        await _sum_up(console, streams, run_id, url, took_s)
+            await asyncio.shield(showing)
+        except asyncio.CancelledError:  # Ctrl-C: its end is stored, and shown, before this one
+            await handler.cancel_run("Ctrl-C")
+            await showing
+            raise
+        await _sum_up(console, streams, run_id, url, time.monotonic() - begun_s)
 
 
-async def _draw(console: Console, streams: Streams, run_id: str, url: str, seen: Seen) -> None:
+async def _draw(console: Console, handler: Handler, url: str) -> None:
     """Follow the run on the whole screen."""
     hint = "Another terminal can follow it now:  " + command_line("tail", "latest", url=url)
-    screen = Screen(seen, f"run {run_id}", hint)
-    with Live(screen, console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        async with asyncio.TaskGroup() as group:
-            frames = group.create_task(_refresh(live, screen, seen))
-            async for record in streams.subscribe(run_id, wait=True):
-                seen.feed(record, time.monotonic())
-            frames.cancel()
-        screen.footer = ""
-        live.refresh()
+    view = LiveView(console, Seen(handler.run_id), f"runstream demo  run {handler.run_id}", hint)
+    frames = asyncio.create_task(view.animate())
+    try:
+        async for page in handler.subscribe().pages():
+            view.show(page)
+    finally:
+        frames.cancel()
+        view.close()
 
 
-async def _refresh(live: Live, screen: Screen, seen: Seen) -> None:
-    while True:
-        screen.footer = f"{seen.rate(time.monotonic())} records/s"
-        live.refresh()
-        await asyncio.sleep(FRAME_S)
-
-
-async def _tell(streams: Streams, run_id: str, url: str, seen: Seen) -> None:
+async def _tell(handler: Handler, url: str) -> None:
     """Follow the run in plain lines."""
-    click.echo(f"runstream demo: run {run_id} in {url}")
-    lines = PlainLines(seen)
-    async for record in streams.subscribe(run_id, wait=True):
-        seen.feed(record, time.monotonic())
+    click.echo(f"runstream demo: run {handler.run_id} in {url}")
+    lines = PlainLines()
+    async for record in handler.subscribe():
         line = lines.line(record)
         if line is not None:
             click.echo(line)

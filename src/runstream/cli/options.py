@@ -41,6 +41,11 @@ def _note_debug(context: click.Context, _parameter: click.Parameter, value: bool
     context.meta[_DEBUG] = value
 
 
+def is_debugging(context: click.Context) -> bool:
+    """Whether `--debug` was given."""
+    return bool(context.meta.get(_DEBUG))
+
+
 class Problem(Exception):
     """Ends a command with this message, as one line on stderr, and with an exit code."""
 
@@ -72,7 +77,7 @@ class Commands(click.Group):
 
 
 def _explain(context: click.Context, error: Exception, exit_code: int) -> NoReturn:
-    if context.meta.get(_DEBUG):
+    if is_debugging(context):
         traceback.print_exception(error)
     click.echo(f"runstream: {harmless(str(error))}", err=True)
     context.exit(exit_code)
