@@ -134,6 +134,7 @@ class Subscription:
         """The same records, in the lists that they were read in (never empty)."""
         info = await self._find_run()
         position = await self._first_position(info)
+        self._first_look(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).
         stop = None if self._follow and not info.has_ended else info.last_seq
         while True:
@@ -163,6 +164,14 @@ class Subscription:
                 if lost is not None:
                     yield [lost]
                     return
+
+    def _first_look(self, info: RunInfo) -> None:
+        """What was just read of a root run is the first look at its lease."""
+        limit = time_limit(info)
+        if self._is_root and limit is not None:
+            now = time.monotonic()
+            self._observers[info.run_id].lapsed(info, now)
+            self._look_at = now + min(LOOK_S_MAX, max(limit / 4, LOOK_S_MIN))
 
     async def _find_run(self) -> RunInfo:
         if self._open_log is not None:

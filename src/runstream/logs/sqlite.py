@@ -143,6 +143,9 @@ class SqliteLog:
         opened: Opened = await self._write(
             lambda db: sqlite_store.open_run(db, run_id, producer, workflow, parent_run_id, claim)
         )
+        if opened.created and opened.info.root_run_id == run_id:
+            # A reader that waits for its first record need not look into the file for it.
+            self._recent.saw_tail(run_id, opened.info.generation, opened.info.last_seq)
         self._bell.ring([run_id])
         return opened
 
