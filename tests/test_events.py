@@ -17,6 +17,7 @@ from runstream.events import (
     NAME_LENGTH_MAX,
     Event,
     HumanResponseEvent,
+    StartEvent,
     StopEvent,
     WorkflowFailedEvent,
     check_name,
@@ -198,3 +199,8 @@ def test_an_event_inside_a_dict_is_written_with_its_fields() -> None:
         "first": {"done": 1},
         "rest": [{"result": {"done": 2}}],
     }
+
+
+def test_a_missing_input_says_where_it_would_come_from() -> None:
+    with pytest.raises(AttributeError, match=r"no field 'cities': give it to `run\(\.\.\.\)`"):
+        _ = StartEvent().cities

@@ -242,7 +242,7 @@ def test_a_run_is_entered_once(url: str) -> None:
 def test_an_ended_run_cannot_be_started_or_attached_to_again(url: str) -> None:
     with start_run("w", url=url, run_id="r1"):
         pass
-    with pytest.raises(RunEnded), start_run("w", url=url, run_id="r1"):
+    with pytest.raises(RunEnded, match="another run_id"), start_run("w", url=url, run_id="r1"):
         pass
     with pytest.raises(RunEnded), attach("r1", url=url):
         pass

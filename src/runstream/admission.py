@@ -98,6 +98,13 @@ def check_open(
         )
 
 
+def cannot_begin_again(run_id: str, status: Status) -> RunEnded:
+    """The error for opening a run that is over."""
+    return RunEnded(
+        f"run {run_id!r} has ended ({status}) and cannot begin again: choose another run_id, or none"
+    )
+
+
 def check_limit(limit: int, most: int) -> int:
     """The limit of a page, lowered to the `most` that there may be. Raises InvalidInput below 1."""
     if limit < 1:

@@ -72,6 +72,8 @@ class Event(BaseModel):
     )
     __slots__ = ("__event_record__",)
     __event_kind__: ClassVar[str] = "Event"
+    # What to do about a field that is not there.
+    __missing_field__: ClassVar[str] = ""
     # The newest class of each kind, for `Record.as_event()`.
     __event_classes__: ClassVar[dict[str, type[Event]]] = {}
 
@@ -92,11 +94,19 @@ class Event(BaseModel):
                 return type(self).__event_kind__
             return getattr(self, "__event_record__", None)
         # Extra fields and private attributes; pydantic hides this method from type checkers.
-        return super().__getattr__(name)  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        try:
+            return super().__getattr__(name)  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        except AttributeError:
+            hint = type(self).__missing_field__
+            raise AttributeError(
+                f"the event {type(self).__name__!r} has no field {name!r}{hint}"
+            ) from None
 
 
 class StartEvent(Event):
     """The input of a run: the keyword arguments of `run(...)` become its fields."""
+
+    __missing_field__: ClassVar[str] = ": give it to `run(...)`, or to `runstream run` with --input"
 
 
 class StopEvent(Event):

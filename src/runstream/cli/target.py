@@ -159,13 +159,15 @@ def told(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and not _is_ours(frame.filename)
+        if not frame.filename.startswith("<") and not _is_library(frame.filename)
     ]
     return f"{line} ({_short(frames[-1].filename)}, line {frames[-1].lineno})" if frames else line
 
 
-def _is_ours(filename: str) -> bool:
-    return Path(filename).is_relative_to(Path(__file__).parents[1])
+def _is_library(filename: str) -> bool:
+    """Ours, or installed: what a user did wrong is in the user's own code."""
+    path = Path(filename)
+    return path.is_relative_to(Path(__file__).parents[1]) or "site-packages" in path.parts
 
 
 def _short(filename: str) -> str:

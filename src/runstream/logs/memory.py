@@ -13,6 +13,7 @@ from ..admission import (
     LEASE_LAPSED,
     PARENT_ENDED,
     admit,
+    cannot_begin_again,
     check_batch,
     check_children,
     check_limit,
@@ -108,7 +109,7 @@ class MemoryLog:
                 self._create(run_id, workflow, parent_run_id)
             run, stream = self._find(run_id)
             if run.ended is not None:
-                raise RunEnded(f"run {run_id!r} has ended ({run.status})")
+                raise cannot_begin_again(run_id, run.status)
             if claim and run.lease and run.status == "running" and run.lease.owner != producer:
                 raise LeaseHeld(f"run {run_id!r} is being run by {run.lease.owner!r}")
             before = ProducerState()

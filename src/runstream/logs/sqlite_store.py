@@ -16,6 +16,7 @@ from ..admission import (
     LEASE_LAPSED,
     PARENT_ENDED,
     admit,
+    cannot_begin_again,
     check_batch,
     check_children,
     check_owner,
@@ -89,7 +90,7 @@ def open_run(
         run = _create_run(connection, run_id, workflow, parent_run_id)
     info = run.info
     if info.has_ended:
-        raise RunEnded(f"run {run_id!r} has ended ({info.status})")
+        raise cannot_begin_again(run_id, info.status)
     lease = info.lease
     if claim and lease and info.status == "running" and lease.owner != producer:
         raise LeaseHeld(f"run {run_id!r} is being run by {lease.owner!r}")
