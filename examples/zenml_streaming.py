@@ -46,7 +46,8 @@ def main() -> None:
     print("the pipeline's result:", streaming_pipeline())
     print("all tokens stored:", research())
     with connect() as streams:
-        for run in reversed(streams.list_runs()):
+        for workflow in ("streaming_pipeline", "research"):
+            run = streams.list_runs(workflow=workflow, limit=1)[0]
             for record in streams.subscribe(run.run_id, kinds=["event", "token"]):
                 if record.kind == "event":
                     print(f"{run.workflow} {record.step}: {record.data}")
