@@ -44,7 +44,7 @@ class Handler:
             RunFailed, RunCancelled, RunTimedOut, RunLost: how else it ended.
             RunNotFound: no such run.
         """
-        async with self._subscribe(kinds=sorted(TERMINAL_KINDS), last=1) as records:
+        async with self.subscribe(kinds=sorted(TERMINAL_KINDS), last=1) as records:
             async for record in records:
                 if record.is_terminal and record.run_id == self.run_id:
                     await self.info()
@@ -63,7 +63,7 @@ class Handler:
         lifecycle of the run, its steps and its tasks. Gaps and drops are always shown.
         """
         given = tuple(classes)
-        async for record in self._subscribe():
+        async for record in self.subscribe():
             internal = record.kind.startswith(RESERVED_PREFIXES)
             ends = record.is_terminal and record.run_id == self.run_id
             if expose_internal or not internal or ends or record.kind in (GAP, DROPPED):
@@ -84,14 +84,13 @@ class Handler:
         wait: bool = False,
     ) -> Subscription:
         """The run's records: see `Streams.subscribe`."""
-        return self._subscribe(
-            kinds=kinds,
-            topics=topics,
-            steps=steps,
-            correlation_ids=correlation_ids,
-            from_seq=from_seq,
-            after=after,
-            last=last,
+        return Subscription(
+            self._log,
+            self.run_id,
+            filter=make_filter(
+                kinds=kinds, topics=topics, steps=steps, correlation_ids=correlation_ids
+            ),
+            start=make_start(from_seq, after, last),
             follow=follow,
             wait=wait,
         )
@@ -110,7 +109,7 @@ class Handler:
         From a later start, a task is shown from its first full state on.
         """
         fold = TaskFold()
-        async for record in self._subscribe(
+        async for record in self.subscribe(
             topics=topic, from_seq=from_seq, after=after, last=last, follow=follow
         ):
             task = fold.feed(record)
@@ -159,30 +158,6 @@ class Handler:
 
     async def _opened(self) -> Log:
         return await self._log() if callable(self._log) else self._log
-
-    def _subscribe(
-        self,
-        *,
-        kinds: Names = None,
-        topics: Names = None,
-        steps: Names = None,
-        correlation_ids: Names = None,
-        from_seq: int | None = None,
-        after: str | None = None,
-        last: int | None = None,
-        follow: bool = True,
-        wait: bool = False,
-    ) -> Subscription:
-        return Subscription(
-            self._log,
-            self.run_id,
-            filter=make_filter(
-                kinds=kinds, topics=topics, steps=steps, correlation_ids=correlation_ids
-            ),
-            start=make_start(from_seq, after, last),
-            follow=follow,
-            wait=wait,
-        )
 
 
 def outcome(record: Record) -> Any:
