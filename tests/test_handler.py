@@ -88,7 +88,7 @@ async def test_events_come_typed_any_number_of_times_and_at_once(
 
     assert first == second == third
     assert first[:3] == [Progress(done=0), Progress(done=1), Progress(done=2)]
-    assert first[3].event_type == "Event"
+    assert first[3].event_type == "note"
     assert first[3].note == "no class"
     assert isinstance(first[4], StopEvent)
     assert first[4].result == {"ok": True}

@@ -90,9 +90,11 @@ class Event(BaseModel):
     def __getattr__(self, name: str) -> Any:
         # Only reached when there is no such field, and an extra one goes first: the user's own wins.
         if name in ("event_type", "record") and name not in (self.model_extra or ()):
-            if name == "event_type":
-                return type(self).__event_kind__
-            return getattr(self, "__event_record__", None)
+            record: Envelope | None = getattr(self, "__event_record__", None)
+            if name == "record":
+                return record
+            # A record of a kind that has no class here is still of that kind.
+            return record.kind if record and type(self) is Event else type(self).__event_kind__
         # Extra fields and private attributes; pydantic hides this method from type checkers.
         try:
             return super().__getattr__(name)  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
