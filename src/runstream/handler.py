@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable
-from typing import Any, Final
+from typing import Any
 
 from .errors import (
     RunCancelled,
@@ -21,9 +21,6 @@ from .payload import encode_payload
 from .publisher import new_producer_id
 from .record import DROPPED, GAP, TERMINAL_KINDS, Cursor, Record, make_draft
 from .subscription import OpenLog, Subscription, make_start
-
-# What `stream_events` shows beside the user's own records: losses are never silent.
-_ALWAYS_SHOWN: Final = frozenset({GAP, DROPPED, *TERMINAL_KINDS})
 
 
 class Handler:

@@ -47,7 +47,7 @@ class ChildRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading of the environment; see docs/settings.md for the variables."""
+    """One reading of the environment; docs/logs.md lists the variables."""
 
     url: str
     queue_records_max: int = QUEUE_RECORDS_MAX
