@@ -285,16 +285,16 @@ LIMITED = [
 async def test_a_plain_step_that_exceeds_its_time_is_retried_or_fails() -> None:
     tries: list[int] = []
 
-    @step(timeout=0.02, retry=Retry(attempts=2, delay=0))
+    @step(timeout=0.1, retry=Retry(attempts=2, delay=0))
     def slow() -> str:
         tries.append(1)
         if len(tries) == 1:
-            time.sleep(0.2)
+            time.sleep(0.5)
         return "in time"
 
-    @step(timeout=0.02)
+    @step(timeout=0.1)
     def hopeless() -> None:
-        time.sleep(0.2)
+        time.sleep(0.5)
 
     @pipeline
     def limited() -> str:
