@@ -52,7 +52,7 @@ clean: ## remove what the targets made
 # The demo needs only the package; the tools are the larger part and wait for who wants them.
 $(VENV)/.run: $(BIN)/pip pyproject.toml constraints.txt
 	@echo 'Installing runstream into $(VENV) ...'
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[server,http]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
