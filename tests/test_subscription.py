@@ -21,8 +21,9 @@ from runstream.errors import (
 from runstream.log import READ_LIMIT_DEFAULT, Lease, LeaseClaim, Log, RunInfo
 from runstream.logs import open_log
 from runstream.record import Draft, Record, make_draft
+from runstream.start import make_start
 from runstream.streams import Streams
-from runstream.subscription import Subscription, make_start
+from runstream.subscription import Subscription
 
 RUN = "run-1"
 

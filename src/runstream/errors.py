@@ -41,6 +41,12 @@ class InvalidURL(InvalidInput):
     code = "invalid_url"
 
 
+class RequestTooLarge(InvalidInput):
+    """A request holds more bytes or events than the server takes at once; split it."""
+
+    code = "request_too_large"
+
+
 # --- the state of a run --------------------------------------------------------------------------
 
 
@@ -78,6 +84,12 @@ class NumberGap(RunstreamError):
     """A batch's numbers leave a hole after, or partly overlap, what the log has of that producer."""
 
     code = "number_gap"
+
+
+class WorkflowNotFound(RunstreamError, LookupError):
+    """The server has no workflow of that name; it starts those that it was given."""
+
+    code = "workflow_not_found"
 
 
 # --- positions in a stream -----------------------------------------------------------------------
@@ -137,6 +149,33 @@ class NotALog(RunstreamError):
     """The file or server behind the URL is not a Runstream log, or is one of a newer version."""
 
     code = "not_a_log"
+
+
+# --- a server between us and the log -------------------------------------------------------------
+
+
+class Unauthorized(RunstreamError):
+    """The server does not know who asks: no token, or one that is wrong, expired or withdrawn."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RunstreamError):
+    """The token does not allow this, or not for this run (which may or may not exist)."""
+
+    code = "forbidden"
+
+
+class TooManySubscribers(RunstreamError):
+    """The run, or the server, has as many subscribers as it takes; try again later."""
+
+    code = "too_many_subscribers"
+
+
+class StreamingOff(RunstreamError):
+    """Streaming is switched off at this server: producers stop sending, nothing is followed."""
+
+    code = "streaming_off"
 
 
 # --- how a run ended, raised by `await handler` --------------------------------------------------

@@ -20,7 +20,8 @@ from .log import Log, Producer, RunInfo, Status
 from .payload import encode_payload
 from .publisher import new_producer_id
 from .record import DROPPED, GAP, TERMINAL_KINDS, Cursor, Record, make_draft
-from .subscription import OpenLog, Subscription, make_start
+from .start import make_start
+from .subscription import OpenLog, Subscription
 
 
 class Handler:

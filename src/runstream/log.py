@@ -10,12 +10,14 @@ Every method may be cancelled: that only stops the waiting, the log stays whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from .record import Cursor, Draft, Origin
+from .filter import Filter
+from .record import Cursor, Draft, Origin, Record
+from .start import Start
 
 Status = Literal[
     "running", "waiting", "stalled", "completed", "failed", "cancelled", "timed_out", "lost"
@@ -318,4 +320,25 @@ class ClosesNow(Protocol):
 
     def close(self) -> None:
         """As `aclose()`, blocking."""
+        ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """The ability of a log elsewhere to serve a whole subscription: it filters at the source, watches
+    the run's lease, and pushes what is new.
+    """
+
+    def follow(
+        self, run_id: str, *, start: Start, filter: Filter, follow: bool
+    ) -> AsyncGenerator[list[Record], None]:
+        """What `Subscription.pages()` promises: records of the run in lists (never empty), gaps among
+        them, until its terminal record; `follow=False` ends at what is stored now.
+
+        A lost connection is made again and goes on behind the last record (never a hole or a repeat).
+
+        Raises (while iterating):
+            RunNotFound, InvalidPosition, Unauthorized, Forbidden, StreamingOff: the log's answer.
+            LogUnavailable: it did not answer at all, from the first call on.
+        """
         ...

@@ -40,7 +40,8 @@ from .payload import encode_payload
 from .publisher import Publisher
 from .record import Draft, Record, now_us
 from .run import Run
-from .subscription import Subscription, make_start
+from .start import make_start
+from .subscription import Subscription
 from .ticks import CancelAsked, End, Work
 
 # Following a run's own stream begins this long after it was opened: a signal in its first moments comes so

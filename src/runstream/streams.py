@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator
 from .filter import Names, make_filter
 from .handler import Handler
 from .log import LIST_LIMIT_MAX, Log, RunInfo, Status
-from .subscription import Subscription, make_start
+from .start import make_start
+from .subscription import Subscription
 
 
 class Streams:

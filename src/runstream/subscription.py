@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from operator import attrgetter
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -23,7 +24,6 @@ from .admission import (
 )
 from .errors import (
     GenerationChanged,
-    InvalidInput,
     LogUnavailable,
     PositionGone,
     RunNotFound,
@@ -33,10 +33,12 @@ from .lease import LeaseObserver, time_limit
 from .log import (
     READ_LIMIT_DEFAULT,
     READ_LIMIT_MAX,
+    Follows,
     Log,
     RunInfo,
 )
 from .record import GAP, Cursor, Draft, Origin, Record, make_draft
+from .start import Start
 
 # Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
 LOOK_S_MAX: Final = 5.0
@@ -50,25 +52,6 @@ _run_id = attrgetter("run_id")
 
 # A log that is still being opened.
 OpenLog = Callable[[], Awaitable[Log]]
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Where a subscription begins: at most one of these; by default at the first record."""
-
-    from_seq: int | None = None
-    after: Cursor | None = None
-    last: int | None = None
-
-
-def make_start(from_seq: int | None, after: str | None, last: int | None) -> Start:
-    """Raises InvalidInput for a position that cannot be, or more than one."""
-    if sum(value is not None for value in (from_seq, after, last)) > 1:
-        raise InvalidInput("give one of from_seq, after and last")
-    if from_seq is not None and from_seq < 0:
-        raise InvalidInput(f"from_seq counts from 1 (0 means 1), not {from_seq}")
-    if last is not None and last < 0:
-        raise InvalidInput(f"last is a number of records, not {last}")
-    return Start(from_seq, None if after is None else Cursor.parse(after), last)
 
 
 class Subscription:
@@ -133,6 +116,18 @@ class Subscription:
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """The same records, in the lists that they were read in (never empty)."""
         info = await self._find_run()
+        pages = (
+            self._log.follow(
+                self.run_id, start=self._start, filter=self._filter, follow=self._follow
+            )
+            if isinstance(self._log, Follows)
+            else self._read_and_wait(info)
+        )
+        async with aclosing(pages):
+            async for records in pages:
+                yield records
+
+    async def _read_and_wait(self, info: RunInfo) -> AsyncGenerator[list[Record], None]:
         position = await self._first_position(info)
         self._first_look(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).

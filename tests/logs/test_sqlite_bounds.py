@@ -17,7 +17,8 @@ from runstream.logs import sqlite_file, sqlite_read, sqlite_writer
 from runstream.logs.sqlite import SqliteLog
 from runstream.logs.sqlite_recent import STREAM_SIZE_BYTES_MAX
 from runstream.record import Cursor, Draft, make_draft
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 MIB = 1024 * 1024
 
@@ -119,7 +120,8 @@ from runstream.filter import make_filter
 from runstream.log import Producer
 from runstream.logs.sqlite import SqliteLog
 from runstream.record import make_draft
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 BEHIND, TOTAL, BATCH = 100_000, int(sys.argv[2]), 500
 

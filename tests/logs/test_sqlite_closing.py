@@ -23,7 +23,8 @@ from runstream.logs.sqlite_shared import Shared
 from runstream.logs.sqlite_store import Removed, Stored
 from runstream.logs.sqlite_writer import Job, Writer
 from runstream.record import Cursor, Draft, make_draft
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 
 def token(**data: object) -> Draft:

@@ -18,7 +18,8 @@ from programs import report
 from runstream.filter import make_filter
 from runstream.logs.sqlite import SqliteLog
 from runstream.record import Cursor
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 BATCH = 7
 PRODUCERS = ("a", "b")

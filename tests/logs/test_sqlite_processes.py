@@ -18,7 +18,8 @@ from runstream.filter import make_filter
 from runstream.log import Log
 from runstream.logs.sqlite import SqliteLog
 from runstream.record import Cursor, Draft, Record, make_draft
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 # They start processes, and wait for them where nothing else runs.
 pytestmark = pytest.mark.allow_blocking

@@ -23,7 +23,8 @@ from runstream.logs.sqlite_retention import (
 )
 from runstream.logs.sqlite_store import Removed
 from runstream.record import Cursor, make_draft, now_us
-from runstream.subscription import Subscription, make_start
+from runstream.start import make_start
+from runstream.subscription import Subscription
 
 FAR_FUTURE = now_us() + 10**15
 

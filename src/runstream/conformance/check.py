@@ -19,7 +19,8 @@ from ..errors import RunstreamError
 from ..filter import Names, make_filter
 from ..log import READ_LIMIT_DEFAULT, Log
 from ..record import Cursor, Draft, Record, make_draft
-from ..subscription import Subscription, make_start
+from ..start import make_start
+from ..subscription import Subscription
 
 # No check takes more than a few seconds; one that takes this long hangs.
 CHECK_S_MAX: Final = 30.0

@@ -1,0 +1,45 @@
+"""What all routes of one server share: the log, who may use it, its limits and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..api import BODY_BYTES_MAX, EVENTS_MAX, HEARTBEAT_S
+from ..log import Log
+from .access import Access, OpenAccess
+from .metrics import Metrics
+
+# Subscribers of one run: each costs about 30 KiB; a page shared by a large audience still fits.
+SUBSCRIBERS_PER_RUN_MAX: Final = 10_000
+# Bytes that wait for one subscriber that does not read.
+SUBSCRIBER_BYTES_MAX: Final = 1024 * 1024
+# A subscriber that has taken nothing for this time is cut, with a reason; it can come back and resume.
+STALLED_S_MAX: Final = 60.0
+# Subscribers get this long to hear why a stopping server leaves, and appends to finish.
+DRAIN_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What an operator may set. Times in seconds."""
+
+    streaming: bool = True
+    cors_origins: tuple[str, ...] = ()
+    events_max: int = EVENTS_MAX
+    body_bytes_max: int = BODY_BYTES_MAX
+    heartbeat_s: float = HEARTBEAT_S
+    subscribers_per_run_max: int = SUBSCRIBERS_PER_RUN_MAX
+    subscriber_bytes_max: int = SUBSCRIBER_BYTES_MAX
+    stalled_s_max: float = STALLED_S_MAX
+    drain_s: float = DRAIN_S
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """One server's parts. Made with the app, filled when it starts."""
+
+    log: Log
+    access: Access = field(default_factory=OpenAccess)
+    options: ServerOptions = field(default_factory=ServerOptions)
+    metrics: Metrics = field(default_factory=Metrics)
