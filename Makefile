@@ -12,7 +12,7 @@ SCRIPTS := $(wildcard benchmarks examples)
 PIP_INSTALL := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install demo test check bench soak lock clean
+.PHONY: help install demo test check services bench soak lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +31,23 @@ check: $(VENV)/.dev ## lint, formatting, types, layers
 	@$(BIN)/mypy src tests $(SCRIPTS)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+services: ## install the engines that tests start: Redis, NATS, PostgreSQL (Debian, Ubuntu)
+	@missing=; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+		missing="$$missing postgresql"; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { echo "Please install:$$missing" >&2; exit 1; }; \
+	root=; [ "$$(id -u)" = 0 ] || root='sudo -n'; \
+	echo "Installing$$missing ..."; \
+	$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	for name in $$missing; do \
+		: 'tests start their own: the one that Debian has just started is in nobody'"'"'s way, but stops'; \
+		$$root service $$name stop >/dev/null 2>&1 || true; \
+	done
 
 bench: $(VENV)/.dev ## measure, beside the peers where they are installed
 	@$(BIN)/python -m benchmarks.peers.venv

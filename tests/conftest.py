@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from services.redis import redis_server, redis_url
+
+# The engines of the logs: a fixture is found by every test once it is imported here.
+__all__ = [
+    "redis_server",
+    "redis_url",
+]
 
 # At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.
 LOOP_BLOCKED_S_MAX = 0.05

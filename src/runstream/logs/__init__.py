@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 from urllib.parse import parse_qsl
 
 from ..errors import InvalidURL
 from ..log import Log
+from ..settings import read_settings
 
 # Scheme of the URL -> module. Strings, so that a backend's driver is imported only when it is used.
 _MODULES = {
     "memory": "memory",
     "sqlite": "sqlite",
+    "redis": "redis",
+    "rediss": "redis",
+    "nats": "nats",
+    "postgresql": "postgres",
+    "postgres": "postgres",
 }
+# Driver of a log for more machines than one -> the extra of this package that brings it.
+_EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres"}
 
+_RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 
 # Logs that this process stores by itself: all users of one URL in a process share one.
 EMBEDDED = frozenset({"memory", "sqlite"})
 
 
 class _Backend(Protocol):
-    def open_url(self, rest: str, options: dict[str, str]) -> Log: ...
+    def open_url(self, address: str, options: dict[str, str]) -> Log:
+        """`address` is the URL up to its question mark. May block."""
+        ...
 
 
 def is_embedded(url: str) -> bool:
@@ -43,22 +55,67 @@ def canonical_url(url: str) -> str:
 
 
 def open_log(url: str) -> Log:
-    """Open the log of a URL: `sqlite:PATH`, `sqlite:///ABSOLUTE/PATH`, `memory:` …
+    """Open the log of a URL: `sqlite:PATH`, `memory:`, `redis://HOST/DB`, `nats://HOST`,
+    `postgresql://HOST/DATABASE` …; blocks until it can be used. `with_secrets_hidden` shows a URL.
 
     Raises:
         InvalidURL: unknown scheme or option.
         LogUnavailable, NotALog: it cannot be opened.
     """
-    scheme, colon, rest = url.partition(":")
+    scheme, colon, _ = url.partition(":")
     if not colon or scheme not in _MODULES:
         raise InvalidURL(
-            f"no log for {url!r}: a URL begins with one of "
+            f"no log for {with_secrets_hidden(url)!r}: a URL begins with one of "
             f"{', '.join(f'{known}:' for known in _MODULES)}"
         )
-    address, _, query = rest.partition("?")
+    address, _, query = url.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    backend = cast(_Backend, importlib.import_module(f"{__name__}.{_MODULES[scheme]}"))
-    return backend.open_url(address, options)
+    try:
+        module = importlib.import_module(f"{__name__}.{_MODULES[scheme]}")
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise InvalidURL(
+            f"{scheme}: needs a driver that is not installed: pip install 'runstream[{extra}]'"
+        ) from error
+    return cast(_Backend, module).open_url(address, options)
+
+
+def with_secrets_hidden(url: str) -> str:
+    """The URL as people may see it, in errors and in terminals: without user, password and options."""
+    address, _, _ = url.partition("?")
+    scheme, slashes, rest = address.partition("://")
+    if not slashes:
+        return address
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def retention_option(options: dict[str, str]) -> float | None:
+    """`?retention=90s`, `30m`, `12h`, `7d` or `off`, in seconds (None: off); else what the settings say.
+
+    Raises InvalidURL for any other text.
+    """
+    text = options.get("retention")
+    if text is None:
+        return read_settings().retention_s
+    if text == "off":
+        return None
+    found = _RETENTION.fullmatch(text)
+    if found is None:
+        raise InvalidURL(f"retention is a time like 90s, 30m, 12h or 7d, or off, not {text!r}")
+    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
+
+
+def requires_durable(options: dict[str, str]) -> bool:
+    """Whether `?require=durable` is given: then opening raises InvalidURL, with what to set, unless the
+    engine's settings make every append survive a power cut. Raises InvalidURL for any other text.
+    """
+    text = options.get("require")
+    if text not in {None, "durable"}:
+        raise InvalidURL(f"require is durable, or not given, not {text!r}")
+    return text is not None
 
 
 def refuse_unknown(options: dict[str, str], known: tuple[str, ...]) -> None:

@@ -76,7 +76,7 @@ class _Stream:
         return None if run is None else run.status
 
 
-def open_url(rest: str, options: dict[str, str]) -> MemoryLog:  # noqa: ARG001 - see below
+def open_url(address: str, options: dict[str, str]) -> MemoryLog:  # noqa: ARG001 - see below
     """`memory:` or `memory:NAME`; the name only tells logs of one process apart."""
     refuse_unknown(options, ())
     return MemoryLog()

@@ -8,7 +8,6 @@ writing process are served from memory, others wake within 50 ms.
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -39,8 +38,7 @@ from ..log import (
     Status,
 )
 from ..record import Cursor, Draft
-from ..settings import read_settings
-from . import refuse_unknown, sqlite_file, sqlite_read, sqlite_store
+from . import refuse_unknown, retention_option, sqlite_file, sqlite_read, sqlite_store
 from .sqlite_lines import Line, Lines
 from .sqlite_recent import Recent
 from .sqlite_retention import Retention
@@ -52,25 +50,21 @@ from .sqlite_writer import Job, Writer
 # Readers that wait for the disk at the same time; the interpreter lets one at a time decode anyway.
 READER_THREADS: Final = 4
 
-_RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
-
 T = TypeVar("T")
 
 
-def open_url(rest: str, options: dict[str, str]) -> SqliteLog:
+def open_url(address: str, options: dict[str, str]) -> SqliteLog:
     """`sqlite:PATH` or `sqlite:///ABSOLUTE/PATH`, with `?durability=power` (default) or `process`, and
     `?retention=` a time after which finished runs are removed, such as 90s, 30m, 12h, 7d, or `off`.
     """
     refuse_unknown(options, ("durability", "retention"))
     durability = _durability(options.get("durability", "power"))
-    retention = options.get("retention")
-    retention_s = read_settings().retention_s if retention is None else _retention_s(retention)
-    path = unquote(rest.removeprefix("//"))
+    path = unquote(address.removeprefix("sqlite:").removeprefix("//"))
     if not path or path.endswith("/") or "\0" in path:
         raise InvalidURL(
             "an sqlite URL names a file: sqlite:events.db or sqlite:///var/lib/events.db"
         )
-    return SqliteLog(Path(path).expanduser().absolute(), durability, retention_s)
+    return SqliteLog(Path(path).expanduser().absolute(), durability, retention_option(options))
 
 
 def _durability(text: str) -> sqlite_file.Durability:
@@ -79,15 +73,6 @@ def _durability(text: str) -> sqlite_file.Durability:
             return text
         case _:
             raise InvalidURL(f"durability is power or process, not {text!r}")
-
-
-def _retention_s(text: str) -> float | None:
-    if text == "off":
-        return None
-    found = _RETENTION.fullmatch(text)
-    if found is None:
-        raise InvalidURL(f"retention is a time like 90s, 30m, 12h or 7d, or off, not {text!r}")
-    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
 
 
 class SqliteLog:

@@ -1,0 +1,77 @@
+"""`redis-server` for tests: durable unless it is told otherwise, and small."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from .engine import Engine, find_program, free_port
+
+
+class RedisServer(Engine):
+    """A Redis of one test. `url` is that of its log; `call` speaks to it without our own code."""
+
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
+        self.port = free_port()
+        self.password = password
+        secret = f":{password}@" if password else ""
+        self.url = f"redis://{secret}127.0.0.1:{self.port}/0"
+        command = [find_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(folder), "--save", "", "--protected-mode", "no"]
+        command += ["--appendonly", "yes", "--appendfsync", "always"]
+        command += ["--requirepass", password] if password else []
+        # The later one of two options counts.
+        super().__init__([*command, *options], folder, self._answers)
+
+    def call(self, *words: str, timeout: float = 10.0) -> str:
+        """The raw reply to one command."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as line:
+            if self.password:
+                line.sendall(_encoded("AUTH", self.password))
+                line.recv(1000)
+            line.sendall(_encoded(*words))
+            return line.recv(65536).decode(errors="replace").strip()
+
+    def _answers(self) -> bool:
+        with suppress(OSError):
+            # While it reads its file it answers with "LOADING".
+            return self.call("PING") == "+PONG"
+        return False
+
+
+def _encoded(*words: str) -> bytes:
+    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+    return f"*{len(words)}\r\n{''.join(parts)}".encode()
+
+
+@contextmanager
+def running_redis(
+    folder: Path, *options: str, password: str | None = None
+) -> Generator[RedisServer]:
+    """A Redis with its data in `folder` for the time of the block; `options` as on its command line."""
+    server = RedisServer(folder, *options, password=password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """The URL of a Redis log that the tests of this session share: use run ids of your own."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Generator[RedisServer]:
+    """A Redis of this test alone."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with running_redis(folder) as server:
+        yield server
