@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from services.redis import redis_server, redis_url
 
 # The engines of the logs: a fixture is found by every test once it is imported here.

@@ -15,8 +15,9 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makeconftest(CONFTEST.read_text())
-    pytester.makeini("""
+    pytester.makeini(f"""
         [pytest]
+        pythonpath = {CONFTEST.parent}
         asyncio_mode = auto
         asyncio_default_fixture_loop_scope = function
         markers = allow_blocking
