@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstream import Record, connect, process, publish, start_run
+from runstream.errors import InvalidInput
 from runstream.log import Lease, RunInfo
 from runstream.record import GAP, Draft, Origin, make_draft
-from runstream.wire import encode_record, encode_run, rfc3339
+from runstream.wire import Envelope, draft_of, encode_record, encode_run, rfc3339, time_us
 
 ORIGIN = Origin("g1", "nightly", None, "r1")
 
@@ -86,14 +87,60 @@ async def test_what_was_published_with_line_breaks_is_one_line(sqlite_url: str) 
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_a_time_reads_back_as_the_same_instant(moment: datetime) -> None:
-    time_us = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    text = rfc3339(time_us)
+    us = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    text = rfc3339(us)
     assert len(text) == len("2026-04-15T10:30:00.000000Z")
     assert datetime.fromisoformat(text) == moment
 
 
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_written_is_read_back_to_the_microsecond(moment: datetime) -> None:
+    us = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert time_us(rfc3339(us)) == us
+
+
 @pytest.mark.parametrize(
-    ("time_us", "text"),
+    "text",
+    [
+        "2026-04-15T10:30:00Z",
+        "2026-04-15t10:30:00.0z",
+        "2026-04-15T12:30:00.000+02:00",
+        "2026-04-15T10:30:00.0000009Z",
+    ],
+)
+def test_every_form_of_rfc_3339_is_read(text: str) -> None:
+    assert time_us(text) == 1_776_249_000_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-04-15",
+        "2026-04-15 10:30:00Z",
+        "2026-04-15T10:30:00",
+        "2026-W16-3T10:30:00Z",
+        "20260415T103000Z",
+        "2026-04-15T10:30:00.+00001Z",
+        "2026-04-15T10:30:00.12345٣Z",
+        "2026-02-30T10:30:00Z",
+    ],
+)
+def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="RFC 3339"):
+        time_us(text)
+
+
+@pytest.mark.parametrize("extra", [{}, {"topic": "t", "step": "s", "attempt": 0, "index": -1}])
+def test_a_draft_comes_back_from_its_envelope(extra: dict[str, str | int]) -> None:
+    draft = msgspec.structs.replace(make_draft("r1", "event", b'{"a": [1.0]}'), **extra)
+    envelope = msgspec.json.decode(encode_record(record_of(draft)), type=Envelope)
+    assert (envelope.seq, draft_of(envelope)) == (7, draft)
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
     [
         (0, "1970-01-01T00:00:00.000000Z"),
         (-1, "1969-12-31T23:59:59.999999Z"),
@@ -101,8 +148,8 @@ def test_a_time_reads_back_as_the_same_instant(moment: datetime) -> None:
         (-(10**30), "0001-01-01T00:00:00.000000Z"),
     ],
 )
-def test_no_clock_can_break_the_encoding(time_us: int, text: str) -> None:
-    assert rfc3339(time_us) == text
+def test_no_clock_can_break_the_encoding(us: int, text: str) -> None:
+    assert rfc3339(us) == text
 
 
 def test_a_run_is_told_without_its_lease() -> None:

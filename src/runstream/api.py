@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from .wire import Envelope
+
 # --- limits ---------------------------------------------------------------------------------------
 
 # Events in one request: enough that the cost per request vanishes, few enough to answer in milliseconds.
@@ -129,6 +131,36 @@ class AppendedEvents(Body, omit_defaults=False):
     first_seq: int
     last_seq: int
     duplicates: int
+
+
+# --- GET /v1/runs/{id}/events ------------------------------------------------------------------------
+
+
+class EventsPage(Body, omit_defaults=False):
+    """A page as JSON (`Accept: application/json`): records behind a position, of this run or, with
+    `stream=true`, of its root's whole stream (then they are consecutive from `first_seq`: `Log.read`).
+
+    `cursor` is where the next page begins, behind what a filter left out too; without records,
+    `first_seq` is the number that the next one has or would have. `ended`: nothing comes behind it.
+    """
+
+    generation: str
+    first_seq: int
+    records: list[Envelope]
+    cursor: str
+    ended: bool
+
+
+class StreamEnd(Body):
+    """The data of a `stream.end` frame: that was all, do not come back. `ended`: the run has ended and
+    its last record is delivered; `caught_up`: everything stored is (`follow=false`).
+
+    The data of `stream.error` is a `problem.Problem`: with a status of 429 or 5xx come back and resume,
+    with any other one the same request would be refused. `stream.cursor` has its cursor as `id`, and
+    `{}` as data.
+    """
+
+    reason: Literal["ended", "caught_up"]
 
 
 # --- POST /v1/runs/{id}/lease, /trim, /cancel, /signals, /tokens ------------------------------------
