@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,16 +10,10 @@ import pytest
 from json_states import canonical
 from runstream import fold
 from runstream.fold import TaskFold, TaskState
-from runstream.record import Draft, Origin, Record
+from runstream.record import Record
+from vector_records import folds, record_of
 
-VECTORS = json.loads((Path(__file__).parent / "vectors" / "tasks.json").read_text("utf-8"))
-ORIGIN = Origin("generation", "w", None, "run-1")
-
-
-def record_of(vector: dict[str, Any], seq: int = 1) -> Record:
-    run_id = vector.get("run_id", "run-1")
-    data = msgspec.Raw(msgspec.json.encode(vector["data"]))
-    return Record(seq, Draft(0, run_id, vector["kind"], data, vector.get("topic")), ORIGIN)
+CASES = folds("tasks")
 
 
 def shown(task: TaskState | None) -> dict[str, Any] | None:
@@ -32,7 +24,7 @@ def shown(task: TaskState | None) -> dict[str, Any] | None:
     return {name: value for name, value in members.items() if value is not None}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=c["comment"]) for c in VECTORS["folds"]])
+@pytest.mark.parametrize("case", [pytest.param(c, id=c["comment"]) for c in CASES])
 def test_fold_vector(case: dict[str, Any]) -> None:
     tasks = TaskFold()
     given: list[tuple[TaskState, bytes]] = []
@@ -47,7 +39,7 @@ def test_fold_vector(case: dict[str, Any]) -> None:
 
 
 def test_every_vector_says_what_it_shows_once() -> None:
-    comments = [case["comment"] for case in VECTORS["folds"]]
+    comments = [case["comment"] for case in CASES]
     assert len(comments) == len(set(comments))
 
 
@@ -86,8 +78,9 @@ def test_an_ended_task_is_not_held() -> None:
 
 
 def test_a_task_state_has_its_records_correlation_id() -> None:
-    data = msgspec.Raw(b'{"task_id":"a","version":0,"state":{}}')
-    draft = Draft(0, "run-1", "task.started", data, "t", correlation_id="gen-42")
-    task = TaskFold().feed(Record(1, draft, ORIGIN))
+    data = {"task_id": "a", "version": 0, "state": {}}
+    task = TaskFold().feed(
+        record_of({"kind": "task.started", "data": data, "correlation_id": "gen-42"})
+    )
     assert task is not None
     assert task.correlation_id == "gen-42"
