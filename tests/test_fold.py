@@ -78,7 +78,7 @@ def test_an_ended_task_is_not_held() -> None:
 
 
 def test_a_task_state_has_its_records_correlation_id() -> None:
-    data = {"task_id": "a", "version": 0, "state": {}}
+    data: dict[str, object] = {"task_id": "a", "version": 0, "state": {}}
     task = TaskFold().feed(
         record_of({"kind": "task.started", "data": data, "correlation_id": "gen-42"})
     )
