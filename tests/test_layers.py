@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "child_outlet",
         "collector",
         "context",
+        "events_query",
         "filter",
         "fold",
         "graph",

@@ -1,11 +1,12 @@
 """Records and runs as JSON: what a server sends, and what `--json` prints, one object a line.
 
-The payload is copied byte for byte; fields that are not set are left out. A gap has no number, so its
-envelope has no `seq`.
+The payload is copied byte for byte (but for line breaks around its values); fields that are not set are
+left out. A gap has no number, so its envelope has no `seq`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -19,6 +20,10 @@ from .record import Draft, Record
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 _LENGTH: Final = len("2026-04-15T10:30:00.000000Z")
+_FRACTION: Final = len("2026-04-15T10:30:00.")
+# A log may hold payloads that others encoded. Line breaks are white space there: inside of JSON's strings
+# they are forbidden.
+_IN_ONE_LINE: Final = bytes.maketrans(b"\r\n", b"  ")
 _TIME_US_MAX: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _US
 _TIME_US_MIN: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _US
 
@@ -40,7 +45,9 @@ class Envelope(msgspec.Struct, omit_defaults=True):
 
 
 class GapEnvelope(msgspec.Struct):
-    """A gap on the wire: it stands for records, and takes no number itself."""
+    """What is told and not stored, so it takes no number: a gap, or that a run is lost, by a server whose
+    log cannot be written.
+    """
 
     time: str
     run_id: str
@@ -63,7 +70,8 @@ class RunEnvelope(msgspec.Struct, omit_defaults=True):
     parent_run_id: str | None = None
 
 
-_encode = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
+_encode = _encoder.encode
 
 
 def rfc3339(time_us: int) -> str:
@@ -126,9 +134,10 @@ def encode_record(record: Record) -> bytes:
     """The record's envelope as compact JSON in one line."""
     draft = record.draft
     time = rfc3339(draft.time)
-    if record.is_gap:
-        return _encode(GapEnvelope(time, draft.run_id, draft.kind, draft.data))
-    return _encode(
+    if record.seq == 0:
+        line = _encode(GapEnvelope(time, draft.run_id, draft.kind, draft.data))
+        return line.translate(_IN_ONE_LINE)
+    line = _encode(
         Envelope(
             record.seq,
             time,
@@ -143,6 +152,39 @@ def encode_record(record: Record) -> bytes:
             draft.index,
         )
     )
+    return line.translate(_IN_ONE_LINE)
+
+
+def encode_drafts(first_seq: int, drafts: Sequence[Draft]) -> list[bytes]:
+    """The envelopes of consecutive records, each as compact JSON in one line: much faster than one by one."""
+    envelopes: list[Envelope] = []
+    second, prefix = None, ""
+    for seq, draft in enumerate(drafts, first_seq):
+        time = draft.time
+        if time // 1_000_000 != second:
+            # Records come many to a second: most of a time is the time before.
+            time = min(max(time, _TIME_US_MIN), _TIME_US_MAX)
+            second = time // 1_000_000
+            prefix = rfc3339(time)[:_FRACTION]
+        envelopes.append(
+            Envelope(
+                seq,
+                f"{prefix}{time % 1_000_000:06d}Z",
+                draft.run_id,
+                draft.kind,
+                draft.data,
+                draft.topic,
+                draft.step,
+                draft.step_run_id,
+                draft.attempt,
+                draft.correlation_id,
+                draft.index,
+            )
+        )
+    lines = _encoder.encode_lines(envelopes)
+    if lines.count(b"\n") == len(envelopes) and b"\r" not in lines:
+        return lines.split(b"\n")[:-1]
+    return [_encode(envelope).translate(_IN_ONE_LINE) for envelope in envelopes]
 
 
 def encode_run(info: RunInfo) -> bytes:
