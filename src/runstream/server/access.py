@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, cast, get_args
 
 from starlette.types import Scope
 
+from .run_tokens import RunTokens
+
 Permission = Literal["runs:read", "runs:write", "runs:start", "admin"]
+PERMISSIONS: Final = cast(tuple[Permission, ...], get_args(Permission))
 
 
 class Principal(Protocol):
     """A caller whom the server knows."""
+
+    @property
+    def name(self) -> str:
+        """What logs call it; never a secret."""
+        ...
 
     @property
     def expires(self) -> float | None:
@@ -38,13 +46,30 @@ class Access(Protocol):
     """Finds the principal of a request."""
 
     def identify(self, scope: Scope) -> Principal:
-        """Raises Unauthorized: no token, or one that is wrong or expired."""
+        """Raises:
+        Unauthorized: no token, or one that is wrong, expired or withdrawn.
+        Forbidden: the request itself is one that no page or program of ours sends.
+        LogUnavailable: the server cannot read its keys now.
+        """
+        ...
+
+    def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
+        """A run token that `principal` hands on, and when it expires (seconds since 1970).
+
+        It lives no longer than the principal's own, and dies with it. Whether the principal may read
+        the run is the caller's to ask.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One line for the operator: what is asked of callers."""
         ...
 
 
 class Everyone:
-    """The principal of a server without auth: may do everything. Loopback only."""
+    """The principal of a server without auth: may do everything."""
 
+    name: str = "anyone"
     expires: float | None = None
 
     def require(self, permission: Permission, run_id: str | None = None) -> None:
@@ -58,7 +83,17 @@ class Everyone:
 
 
 class OpenAccess:
-    """Auth switched off: everyone may do everything. For loopback only."""
+    """Auth switched off: everyone may do everything. For apps that guard their routes themselves."""
+
+    def __init__(self) -> None:
+        # Nobody asks for these tokens, but a page that fetches one works with and without auth.
+        self._tokens = RunTokens.with_new_secret()
 
     def identify(self, scope: Scope) -> Principal:  # noqa: ARG002 - the contract's
         return Everyone()
+
+    def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
+        return self._tokens.mint(run_id, ttl_s, by=principal.name)
+
+    def describe(self) -> str:
+        return "off"
