@@ -27,6 +27,7 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     "not_found": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "request_timeout": 408,
     "run_ended": 409,
     "lease_held": 409,
     "lease_lost": 409,

@@ -13,6 +13,7 @@ from .demo import demo
 from .ls import ls
 from .options import Commands
 from .run import run
+from .serve import serve
 from .tail import tail
 
 EXAMPLES = """\b
@@ -33,7 +34,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, run, tail, ls, check):
+for command in (demo, run, tail, ls, serve, check):
     runstream.add_command(command)
 
 

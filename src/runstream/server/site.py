@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,9 +38,14 @@ class ServerOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """One server's parts. Made with the app, filled when it starts."""
+    """One server's parts, made when it starts.
+
+    `stopping` is set when the server is about to go: whatever waits or streams ends soon after it, and
+    says why to whom it serves.
+    """
 
     log: Log
     access: Access = field(default_factory=OpenAccess)
     options: ServerOptions = field(default_factory=ServerOptions)
     metrics: Metrics = field(default_factory=Metrics)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,237 @@
+"""The ASGI app: it finds the route, asks who is there and what they may, and answers errors.
+
+`create_app` gives an object that any ASGI server runs, also mounted under a prefix in another app. It
+starts with its `lifespan`, or, where nobody runs that (a mounted app's is not run), with its first
+request; then `stop()` should be called at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from .. import process
+from ..log import Log
+from ..record import check_run_id
+from .access import Access, Everyone, OpenAccess, Principal
+from .answers import INTERNAL, problem_for, send_problem
+from .bodies import ClientGone
+from .metrics import Metrics
+from .routes import ROUTES, RUN_ID, Route
+from .routing import Router
+from .site import ServerOptions, Site
+
+# Work that goes on as long as the server does; it ends when it is cancelled.
+Chore: TypeAlias = Callable[[Site], Coroutine[Any, Any, None]]
+
+# A failed chore is started again after this time.
+CHORE_RETRY_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """The server as an ASGI app. Made by `create_app`; all of it runs in one event loop."""
+
+    def __init__(
+        self,
+        log: Log | str,
+        *,
+        options: ServerOptions,
+        access: Access,
+        metrics: Metrics,
+        chores: tuple[Chore, ...],
+        routes: tuple[Route, ...],
+    ) -> None:
+        self._log = log
+        self._options = options
+        self._access = access
+        self._metrics = metrics
+        self._chores = chores
+        self._router = Router(routes)
+        self._site: Site | None = None
+        self._starting = asyncio.Lock()
+        self._working: set[asyncio.Task[None]] = set()
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- its life --------------------------------------------------------------------------------
+
+    async def start(self) -> Site:
+        """Open the log, and begin what goes on in the background. Harmless when it has started.
+
+        Raises:
+            InvalidURL, NotALog, LogUnavailable: the log cannot be used.
+        """
+        async with self._starting:
+            if self._site is None:
+                log = self._log
+                if isinstance(log, str):
+                    log = await asyncio.to_thread(process.acquire_log, log)
+                self._site = Site(
+                    log=log, access=self._access, options=self._options, metrics=self._metrics
+                )
+                for chore in self._chores:
+                    task = asyncio.create_task(_keep_doing(chore, self._site))
+                    self._working.add(task)
+            return self._site
+
+    async def drain(self) -> bool:
+        """Tell all who wait or follow that the server goes, and let requests finish.
+
+        True when nothing is left; False after `drain_s` seconds.
+        """
+        if self._site is None:
+            return True
+        self._site.stopping.set()
+        try:
+            async with asyncio.timeout(self._options.drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("%d requests did not end in time", self._active)
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Drain, end the background's work, and close the log (if it was given as a URL)."""
+        await self.drain()
+        async with self._starting:
+            site, self._site = self._site, None
+            for task in self._working:
+                task.cancel()
+            await asyncio.gather(*self._working, return_exceptions=True)
+            self._working.clear()
+            if site is not None and isinstance(self._log, str):
+                await process.release_log(self._log, site.log)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
+        """Started and stopped with the block: for the lifespan of an app that this is mounted in."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    # --- its requests ----------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            site = self._site or await self.start()
+            self._active += 1
+            self._idle.clear()
+            try:
+                await self._answer(site, scope, receive, send)
+            finally:
+                self._active -= 1
+                if not self._active:
+                    self._idle.set()
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            # WebSockets: closing before accepting is answered with 403.
+            await send({"type": "websocket.close"})
+
+    async def _answer(self, site: Site, scope: Scope, receive: Receive, send: Send) -> None:
+        began_s = time.perf_counter()
+        status = 0
+        pattern = "none"
+
+        def noting(message: Message) -> Any:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            return send(message)
+
+        try:
+            route, parts = self._router.find(scope)
+            pattern = route.pattern
+            await self._serve(site, route, parts, scope, receive, noting)
+        except ClientGone:
+            pass
+        except Exception as error:
+            if problem_for(error)[0].code == INTERNAL:
+                logger.exception("%s %s failed", scope["method"], pattern)
+            if status:
+                raise
+            await send_problem(noting, error)
+        finally:
+            site.metrics.answered(pattern, scope["method"], status, time.perf_counter() - began_s)
+
+    async def _serve(
+        self,
+        site: Site,
+        route: Route,
+        parts: dict[str, str],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        run_id = parts.get(RUN_ID)
+        principal: Principal = Everyone()
+        if route.permission is not None:
+            principal = site.access.identify(scope)
+            if run_id is not None:
+                check_run_id(run_id)
+            if not route.asks_itself:
+                principal.require(route.permission, run_id)
+        if route.raw is not None:
+            await route.raw(site, principal, run_id or "", scope, receive, send)
+        elif route.cold is not None:
+            scope["path_params"] = parts
+            response = await route.cold(site, principal, Request(scope, receive))
+            await response(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            logger.exception("the server cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(
+    log: Log | str,
+    *,
+    options: ServerOptions | None = None,
+    access: Access | None = None,
+    metrics: Metrics | None = None,
+) -> App:
+    """One ASGI app over a log (a URL, or one that is open and stays so).
+
+    Without an `access` everyone may do everything: fine on loopback, or behind something that asks.
+    """
+    return App(
+        log,
+        options=options or ServerOptions(),
+        access=access or OpenAccess(),
+        metrics=metrics or Metrics(),
+        chores=(),
+        routes=ROUTES,
+    )
+
+
+async def _keep_doing(chore: Chore, site: Site) -> None:
+    """A chore that fails is told of, and begun again: readiness and requests don't depend on it."""
+    while True:
+        try:
+            await chore(site)
+        except Exception:
+            logger.exception("background work failed; it begins again")
+        else:
+            return
+        await asyncio.sleep(CHORE_RETRY_S)

@@ -1,0 +1,191 @@
+"""The routes, as data: from this one table come the routing, the permissions and the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..api import (
+    V1,
+    AppendedEvents,
+    AppendEvents,
+    Body,
+    CancelRun,
+    LeaseAction,
+    OpenedRun,
+    OpenRun,
+    RunBody,
+    RunList,
+    Signal,
+    TrimRun,
+)
+from . import health, ingest, pages, runs
+from .access import Permission, Principal
+from .site import Site
+
+# A route that answers at once, or after one wait.
+Cold: TypeAlias = Callable[[Site, Principal, Request], Awaitable[Response]]
+# A route that speaks ASGI itself, because every microsecond or every byte counts there. It raises
+# RunstreamError only before its response has started.
+Raw: TypeAlias = Callable[[Site, Principal, str, Scope, Receive, Send], Awaitable[None]]
+
+# A path's variable parts. Which run is meant is known before anything is looked up.
+RUN_ID: Final = "run_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One query parameter or request header, and its JSON Schema."""
+
+    name: str
+    description: str
+    schema: Mapping[str, object] = field(default_factory=lambda: {"type": "string"})
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method of one path.
+
+    `permission` is asked for the run of the address (for runs at large where it names none); without one
+    the route is open to everyone. `asks_itself`: the endpoint asks, because it concerns many runs.
+    """
+
+    method: str
+    pattern: str
+    summary: str
+    cold: Cold | None = None
+    raw: Raw | None = None
+    permission: Permission | None = None
+    asks_itself: bool = False
+    body: type[Body] | None = None
+    body_required: bool = True
+    parameters: tuple[Parameter, ...] = ()
+    # Status -> what it means, and the type of its body.
+    answers: Mapping[int, tuple[str, type[Body] | None]] = field(
+        default_factory=dict[int, tuple[str, type[Body] | None]]
+    )
+
+
+_RUN: Final = f"{V1}/runs/{{{RUN_ID}}}"
+_WHOLE: Final = {"type": "integer", "minimum": 0}
+_SECONDS: Final = {"type": "number", "minimum": 0}
+
+ROUTES: Final[tuple[Route, ...]] = (
+    Route(
+        method="PUT",
+        pattern=_RUN,
+        summary="Open, create or claim a run",
+        cold=runs.open_run,
+        permission="runs:write",
+        body=OpenRun,
+        answers={
+            200: ("The run was there", OpenedRun),
+            201: ("The run is new", OpenedRun),
+        },
+    ),
+    Route(
+        method="GET",
+        pattern=_RUN,
+        summary="A run; with `wait`, once there is something new in it",
+        cold=runs.get_run,
+        permission="runs:read",
+        parameters=(
+            Parameter(name="after", description="The newest seq that is known", schema=_WHOLE),
+            Parameter(name="wait", description="Seconds to wait for more", schema=_SECONDS),
+        ),
+        answers={200: ("The run", RunBody)},
+    ),
+    Route(
+        method="GET",
+        pattern=f"{V1}/runs",
+        summary="Runs, newest first",
+        cold=runs.list_runs,
+        permission="runs:read",
+        asks_itself=True,
+        parameters=(
+            Parameter(name="workflow", description="Only runs of this workflow"),
+            Parameter(name="status", description="Only runs with this status"),
+            Parameter(name="before", description="The `next` of the last page"),
+            Parameter(
+                name="limit",
+                description="Runs in one page",
+                schema={"type": "integer", "minimum": 1},
+            ),
+        ),
+        answers={200: ("A page of runs", RunList)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/events",
+        summary="Append events: all or none, once",
+        raw=ingest.append_events,
+        permission="runs:write",
+        body=AppendEvents,
+        answers={200: ("Where they are stored", AppendedEvents)},
+    ),
+    Route(
+        method="GET",
+        pattern=f"{_RUN}/events",
+        summary="Follow a run: history, then live",
+        raw=pages.follow_events,
+        permission="runs:read",
+        answers={200: ("Records", None)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/lease",
+        summary="Renew, release or expire the lease of a run",
+        cold=runs.act_on_lease,
+        permission="runs:write",
+        body=LeaseAction,
+        answers={200: ("The run", RunBody)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/trim",
+        summary="Drop the oldest records",
+        cold=runs.trim_run,
+        permission="runs:write",
+        body=TrimRun,
+        answers={204: ("Dropped", None)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/cancel",
+        summary="Ask the process that runs it to cancel a run",
+        cold=runs.cancel_run,
+        permission="runs:write",
+        body=CancelRun,
+        body_required=False,
+        answers={202: ("The request is stored", AppendedEvents)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/signals",
+        summary="Send an event into a run",
+        cold=runs.signal_run,
+        permission="runs:write",
+        body=Signal,
+        answers={202: ("The event is stored", AppendedEvents)},
+    ),
+    Route(
+        method="GET",
+        pattern="/healthz",
+        summary="Whether the server can serve: its log answers, and it is not about to go",
+        cold=health.get_ready,
+        answers={200: ("Ready", None), 503: ("Not ready", None)},
+    ),
+    Route(
+        method="GET",
+        pattern="/healthz/live",
+        summary="Whether the process answers at all",
+        cold=health.get_live,
+        answers={200: ("Alive", None)},
+    ),
+)

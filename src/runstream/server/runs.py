@@ -1,0 +1,220 @@
+"""The routes of single runs, and their list. Whoever gets here may do it: the app has asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, TypeVar, cast, get_args
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..api import (
+    WAIT_S_MAX,
+    AppendedEvents,
+    CancelRun,
+    LeaseAction,
+    LeaseBody,
+    OpenedRun,
+    OpenRun,
+    RunBody,
+    RunList,
+    Signal,
+    TrimRun,
+)
+from ..errors import InvalidInput
+from ..events import check_name
+from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Producer, RunInfo, Status
+from ..payload import encode_payload
+from ..publisher import new_producer_id
+from ..record import check_run_id, make_draft
+from ..wire import rfc3339
+from .access import Principal
+from .answers import json_response
+from .bodies import ClientGone, decode, read_body
+from .query import Query
+from .site import Site
+
+T = TypeVar("T")
+
+LIST_LIMIT_DEFAULT: Final = 100
+
+_OPEN = msgspec.json.Decoder(OpenRun)
+_LEASE = msgspec.json.Decoder(LeaseAction)
+_TRIM = msgspec.json.Decoder(TrimRun)
+_CANCEL = msgspec.json.Decoder(CancelRun)
+_SIGNAL = msgspec.json.Decoder(Signal)
+
+
+async def open_run(site: Site, principal: Principal, request: Request) -> Response:
+    run_id, asked = _run_id(request), await _body(site, request, _OPEN)
+    claim = None if asked.lease_s is None else LeaseClaim(asked.lease_s, asked.grace_s)
+    if claim is None and asked.grace_s:
+        raise InvalidInput("a grace_s goes with a lease_s")
+    if asked.parent_run_id is not None:
+        # A child's records go into its parent's stream.
+        principal.require("runs:write", check_run_id(asked.parent_run_id))
+    opened = await site.log.open(
+        run_id,
+        producer=asked.producer,
+        workflow=asked.workflow,
+        parent_run_id=asked.parent_run_id,
+        claim=claim,
+    )
+    answer = OpenedRun(
+        run=run_body(opened.info, with_lease=True),
+        epoch=opened.epoch,
+        number=opened.number,
+        created=opened.created,
+    )
+    return json_response(answer, 201 if opened.created else 200)
+
+
+async def get_run(site: Site, principal: Principal, request: Request) -> Response:
+    """With `wait`: once there is a record behind `after` (or the run at all), or after that time."""
+    run_id, query = _run_id(request), Query(request.scope, "after", "wait")
+    after, wait_s = query.whole("after"), query.seconds("wait")
+    if wait_s:
+        waiting = site.log.wait(run_id, after=after or 0, timeout=min(wait_s, WAIT_S_MAX))
+        await _while_asked(site, request, waiting)
+    elif after is not None and wait_s is None:
+        raise InvalidInput("after= goes with wait=")
+    info = await site.log.info(run_id)
+    return json_response(run_body(info, with_lease=principal.allows("runs:write", run_id)))
+
+
+async def list_runs(site: Site, principal: Principal, request: Request) -> Response:
+    """Only the runs that the caller may read; a page ends early at the end alone."""
+    query = Query(request.scope, "workflow", "status", "before", "limit")
+    workflow, status, before = query.text("workflow"), query.text("status"), query.text("before")
+    if workflow is not None:
+        check_name(workflow, "workflow")
+    if status is not None and status not in get_args(Status):
+        raise InvalidInput(f"a status is one of {', '.join(get_args(Status))}, not {status!r}")
+    limit = query.whole("limit")
+    limit = LIST_LIMIT_DEFAULT if limit is None else limit
+    if limit < 1:
+        raise InvalidInput("a page holds at least one run")
+    limit = min(limit, LIST_LIMIT_MAX)
+    if before is not None:
+        principal.require("runs:read", check_run_id(before))
+    shown: list[RunInfo] = []
+    more = True
+    while more and len(shown) < limit:
+        page = await site.log.list(
+            workflow=workflow,
+            status=cast("Status | None", status),
+            before=before,
+            limit=limit,
+        )
+        more = len(page) == limit
+        before = page[-1].run_id if page else None
+        shown += [info for info in page if principal.allows("runs:read", info.run_id)]
+    more = more or len(shown) > limit
+    shown = shown[:limit]
+    body = RunList(
+        runs=[
+            run_body(info, with_lease=principal.allows("runs:write", info.run_id)) for info in shown
+        ],
+        next=shown[-1].run_id if more and shown else None,
+    )
+    return json_response(body)
+
+
+async def act_on_lease(site: Site, _principal: Principal, request: Request) -> Response:
+    run_id, asked = _run_id(request), await _body(site, request, _LEASE)
+    if asked.action == "expire":
+        if asked.lease is None or asked.owner is not None or asked.epoch is not None:
+            raise InvalidInput("expire takes the whole lease that was seen to lapse, and no more")
+        seen = asked.lease
+        info = await site.log.expire(
+            run_id,
+            lease=Lease(seen.owner, seen.epoch, seen.counter, seen.lease_s, seen.grace_s),
+        )
+        return json_response(run_body(info, with_lease=True))
+    if asked.owner is None or asked.epoch is None or asked.lease is not None:
+        raise InvalidInput(
+            f"{asked.action} takes the owner and the epoch of the lease, and no more"
+        )
+    if asked.action == "renew":
+        await site.log.renew(run_id, owner=asked.owner, epoch=asked.epoch)
+    else:
+        await site.log.release(run_id, owner=asked.owner, epoch=asked.epoch)
+    return Response(status_code=204)
+
+
+async def trim_run(site: Site, _principal: Principal, request: Request) -> Response:
+    asked = await _body(site, request, _TRIM)
+    await site.log.trim(_run_id(request), through=asked.through)
+    return Response(status_code=204)
+
+
+async def cancel_run(site: Site, _principal: Principal, request: Request) -> Response:
+    asked = await _body(site, request, _CANCEL)
+    return await _tell(site, _run_id(request), "run.cancel_requested", {"reason": asked.reason})
+
+
+async def signal_run(site: Site, _principal: Principal, request: Request) -> Response:
+    asked = await _body(site, request, _SIGNAL)
+    data: dict[str, object] = {"type": check_name(asked.type, "type"), "event": asked.event}
+    return await _tell(site, _run_id(request), "run.signal", data)
+
+
+def run_body(info: RunInfo, *, with_lease: bool) -> RunBody:
+    """A run as the API shows it."""
+    lease = info.lease if with_lease else None
+    return RunBody(
+        run_id=info.run_id,
+        workflow=info.workflow,
+        status=info.status,
+        root_run_id=info.root_run_id,
+        generation=info.generation,
+        first_seq=info.first_seq,
+        last_seq=info.last_seq,
+        created=rfc3339(info.created),
+        ended=None if info.ended is None else rfc3339(info.ended),
+        parent_run_id=info.parent_run_id,
+        lease=None
+        if lease is None
+        else LeaseBody(lease.owner, lease.epoch, lease.counter, lease.lease_s, lease.grace_s),
+    )
+
+
+async def _tell(site: Site, run_id: str, kind: str, data: dict[str, object]) -> Response:
+    """Store a record that the run's process follows."""
+    draft = make_draft(run_id, kind, encode_payload(data))
+    producer = Producer(new_producer_id(), epoch=0, number=1)
+    stored = await site.log.append(run_id, [draft], producer=producer)
+    return json_response(AppendedEvents(stored.first_seq, stored.last_seq, stored.duplicates), 202)
+
+
+def _run_id(request: Request) -> str:
+    return cast(str, request.path_params["run_id"])
+
+
+async def _body(site: Site, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    body = await read_body(request.scope, request.receive, site.options.body_bytes_max)
+    return decode(body, decoder)
+
+
+async def _while_asked(site: Site, request: Request, waiting: Awaitable[None]) -> None:
+    """Wait for `waiting`, but no longer than the client does, or the server is there."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    asked = asyncio.ensure_future(waiting)
+    gone = asyncio.ensure_future(disconnected())
+    stopping = asyncio.ensure_future(site.stopping.wait())
+    try:
+        await asyncio.wait({asked, gone, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            asked.result()
+        elif gone.done():
+            raise ClientGone
+    finally:
+        for task in (asked, gone, stopping):
+            task.cancel()
+        await asyncio.gather(asked, gone, stopping, return_exceptions=True)

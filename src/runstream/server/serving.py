@@ -1,0 +1,124 @@
+"""Serving the app over HTTP with Granian, inside this process, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from granian.constants import Interfaces
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from ..errors import LogUnavailable
+from .app import App
+
+PORT: Final = 4747
+HOST: Final = "127.0.0.1"
+# Connections at once; each subscriber holds one.
+CONNECTIONS_MAX: Final = 20_000
+# Connections that wait to be accepted while the loop is busy.
+BACKLOG: Final = 2048
+# A request's headers: a hundred filter values fit.
+HEADER_BYTES_MAX: Final = 64 * 1024
+# From the first byte of a request to the end of its headers.
+HEADER_READ_S_MAX: Final = 10.0
+# What still holds a connection after the drain is cut.
+CLOSE_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where the server listens."""
+
+    host: str = HOST
+    port: int = PORT
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_key_password: str | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; then subscribers hear a reason, and what is under way finishes.
+
+    Raises:
+        InvalidURL, NotALog, LogUnavailable: the log cannot be used.
+        LogUnavailable: the address is taken.
+    """
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked_to_stop.set)
+    try:
+        await app.start()
+        server = _granian(app, listening)
+        serving = asyncio.create_task(server.serve())
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        # It listens after its first step.
+        await asyncio.sleep(0)
+        if not serving.done():
+            on_ready()
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if serving.done():
+            _explain(serving, listening)
+        await app.drain()
+        server.stop()  # type: ignore[no-untyped-call] # Granian's
+        await asyncio.wait({serving}, timeout=CLOSE_S)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    finally:
+        await app.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _granian(app: App, listening: Listening) -> Server:
+    return Server(
+        app,
+        address=listening.host,
+        port=listening.port,
+        interface=Interfaces.ASGINL,
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=CONNECTIONS_MAX,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(HEADER_READ_S_MAX * 1000), max_buffer_size=HEADER_BYTES_MAX
+        ),
+        http2_settings=HTTP2Settings(max_headers_size=HEADER_BYTES_MAX),
+        log_level=LogLevels.error,
+        ssl_cert=listening.tls_cert,
+        ssl_key=listening.tls_key,
+        ssl_key_password=listening.tls_key_password,
+    )
+
+
+def _explain(serving: asyncio.Task[None], listening: Listening) -> None:
+    error = serving.exception()
+    if isinstance(error, OSError):
+        raise LogUnavailable(f"cannot listen at {listening.url}: {error}") from error
+    if error is not None:
+        raise error
+    raise LogUnavailable(f"the server at {listening.url} ended by itself")

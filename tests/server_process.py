@@ -1,0 +1,99 @@
+"""`runstream serve` as a child process of the test: started, killed, paused, restarted on the same port."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_process import environment
+from services.engine import Engine, free_port
+
+# A guard against hanging; an answer takes milliseconds.
+ANSWER_S_MAX = 30.0
+
+
+class ServerProcess(Engine):
+    """A server of one test. `url` is where it listens; `call` speaks to it without our own client."""
+
+    def __init__(self, folder: Path, log_url: str, *options: str, **variables: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_url = log_url
+        command = [sys.executable, "-m", "runstream", "serve", "--url", log_url]
+        command += ["--port", str(self.port), *options]
+        super().__init__(
+            command, folder, self._is_live, environment=environment(log_url, **variables)
+        )
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """One request on a connection of its own. A body that is not bytes is sent as JSON."""
+        sent = {"content-type": "application/json"} if body is not None else {}
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+        try:
+            line.request(method, path, raw, {**sent, **(headers or {})})
+            answer = line.getresponse()
+            return Reply(answer.status, dict(answer.getheaders()), answer.read())
+        finally:
+            line.close()
+
+    def _is_live(self) -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            return self.call("GET", "/healthz/live").status == 200
+        return False
+
+
+class Reply:
+    """An answer; `json` is its body. The names of `headers` are in lower case."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.body[:500]!r}>"
+
+
+@contextmanager
+def running_server(
+    folder: Path, log_url: str, *options: str, **variables: str
+) -> Generator[ServerProcess]:
+    """A server over `log_url` for the time of the block.
+
+    `options` as on the command line of `runstream serve`, `variables` for its environment. Stop or kill it
+    with the methods of `Engine`; `restart()` is `kill -9`, and a start on the same port.
+    """
+    server = ServerProcess(folder, log_url, *options, **variables)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def server(tmp_path: Path, sqlite_url: str) -> Generator[ServerProcess]:
+    """A server of this test alone, over an embedded log (`server.log_url`) in its folder."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with running_server(folder, sqlite_url) as running:
+        yield running
