@@ -1,0 +1,11 @@
+export { connect, Handler, Streams, type ListOptions, type RunInfo, type WorkflowInfo } from "./client.js";
+export { type ErrorCode, RunstreamError } from "./errors.js";
+export { applyPatch, InvalidPatch, type Json } from "./folds/patch.js";
+export { type AttemptState, type RunState, type RunStatus, StepFold, type StepState, type StepStatus } from "./folds/steps.js";
+export { TaskFold, type TaskState, type TaskStatus } from "./folds/tasks.js";
+export { type Piece, TextFold } from "./folds/text.js";
+export type { ConnectOptions } from "./http.js";
+export type { PublishOptions } from "./publisher.js";
+export { type Gap, isGap, isTerminal, type Item, type StreamRecord, TERMINAL_KINDS } from "./record.js";
+export { type Frame, FrameParser } from "./sse.js";
+export type { ConnectionState, SubscribeOptions } from "./subscription.js";
