@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "settings",
         "signature",
         "sse",
+        "sse_parser",
         "start",
         "state_store",
         "step",

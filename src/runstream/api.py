@@ -34,7 +34,11 @@ JSON: Final = "application/json"
 
 
 class Body(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """A request or an answer."""
+    """A request or an answer, or a part of one."""
+
+
+class Answer(Body, omit_defaults=False, forbid_unknown_fields=False):
+    """An answer. Clients pass over members that they don't know: a newer server may say more."""
 
 
 # --- PUT /v1/runs/{id} ------------------------------------------------------------------------------
@@ -60,7 +64,7 @@ class LeaseBody(Body):
     grace_s: float
 
 
-class RunBody(Body):
+class RunBody(Answer, omit_defaults=True):
     """A run. Seqs are those of its root's stream; times are RFC 3339 in UTC.
 
     `lease` is shown to those who may write to the run.
@@ -79,7 +83,7 @@ class RunBody(Body):
     lease: LeaseBody | None = None
 
 
-class OpenedRun(Body, omit_defaults=False):
+class OpenedRun(Answer):
     """The answer: the run, the producer's epoch and its last number, and whether the run is new (201)."""
 
     run: RunBody
@@ -125,7 +129,7 @@ class AppendEvents(Body):
     final: bool = False
 
 
-class AppendedEvents(Body, omit_defaults=False):
+class AppendedEvents(Answer):
     """The answer. The range may hold more records than were sent: children that a final event ended."""
 
     first_seq: int
@@ -136,7 +140,7 @@ class AppendedEvents(Body, omit_defaults=False):
 # --- GET /v1/runs/{id}/events ------------------------------------------------------------------------
 
 
-class EventsPage(Body, omit_defaults=False):
+class EventsPage(Answer):
     """A page as JSON (`Accept: application/json`): records behind a position, of this run or, with
     `stream=true`, of its root's whole stream (then they are consecutive from `first_seq`: `Log.read`).
 
@@ -151,7 +155,7 @@ class EventsPage(Body, omit_defaults=False):
     ended: bool
 
 
-class StreamEnd(Body):
+class StreamEnd(Answer):
     """The data of a `stream.end` frame: that was all, do not come back. `ended`: the run has ended and
     its last record is delivered; `caught_up`: everything stored is (`follow=false`).
 
@@ -200,7 +204,7 @@ class TokenRequest(Body):
     ttl_s: float | None = None
 
 
-class RunToken(Body):
+class RunToken(Answer):
     """The token, and when it expires (RFC 3339)."""
 
     token: str
@@ -210,7 +214,7 @@ class RunToken(Body):
 # --- GET /v1/runs, POST /v1/workflows/{name}/runs ---------------------------------------------------
 
 
-class RunList(Body, omit_defaults=False):
+class RunList(Answer):
     """Runs, newest first; `next` goes into `before=` of the next page (null: that was the last)."""
 
     runs: list[RunBody]
@@ -224,7 +228,7 @@ class StartRun(Body):
     run_id: str | None = None
 
 
-class WorkflowBody(Body, omit_defaults=False):
+class WorkflowBody(Answer):
     """A workflow that this server starts, and the JSON Schema of its input."""
 
     name: str
