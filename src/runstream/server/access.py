@@ -8,7 +8,8 @@ from starlette.types import Scope
 
 from .run_tokens import RunTokens
 
-Permission = Literal["runs:read", "runs:write", "runs:start", "admin"]
+# `metrics` is for whoever scrapes the figures, who need not be able to do anything else.
+Permission = Literal["runs:read", "runs:write", "runs:start", "metrics", "admin"]
 PERMISSIONS: Final = cast(tuple[Permission, ...], get_args(Permission))
 
 
