@@ -48,10 +48,18 @@ const STEP_STATUS: { [kind: string]: StepStatus } = {
   "step.cancelled": "cancelled",
 };
 
-/** Feed it the records in order. */
+/** Feed it the records in order. What it gives is changed in place by later records. */
 export class StepFold {
   #runs = new Map<string, RunState>();
   #steps = new Map<string, StepState>();
+
+  /** Goes on from the `runs` of another one. */
+  constructor(runs: RunState[] = []) {
+    for (const run of runs) {
+      this.#runs.set(run.run_id, run);
+      for (const step of run.steps) this.#steps.set(`${run.run_id} ${step.step_run_id}`, step);
+    }
+  }
 
   /** In the order of their first record. */
   get runs(): RunState[] {

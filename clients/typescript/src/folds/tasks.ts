@@ -33,7 +33,17 @@ const OPEN_TASKS_MAX = 10_000;
  * hole in the versions: a state is right, or it is not shown.
  */
 export class TaskFold {
-  #open = new Map<string, TaskState>();
+  #open: Map<string, TaskState>;
+
+  /** Goes on from what `save` gave. */
+  constructor(saved: [string, TaskState][] = []) {
+    this.#open = new Map(saved);
+  }
+
+  /** The tasks that still run, as JSON can hold them. */
+  save(): [string, TaskState][] {
+    return [...this.#open];
+  }
 
   /** The task that the record changed, as it is now; null if it is no task's, or its state is not known. */
   feed(item: Item): TaskState | null {

@@ -7,8 +7,8 @@ export interface Piece {
   text: string;
   /** A failed attempt wrote it: shown struck out, or not at all. */
   discarded: boolean;
-  step_run_id: string | undefined;
-  attempt: number | undefined;
+  step_run_id?: string | undefined;
+  attempt?: number | undefined;
 }
 
 /** A run that makes more texts is not read as a whole by anybody; the oldest go. */
@@ -16,7 +16,17 @@ const TEXTS_MAX = 10_000;
 
 /** Feed it the run's records in order. Kind `token` adds its `{"text": …}`; `step.retrying` takes back. */
 export class TextFold {
-  #pieces = new Map<string, Piece[]>();
+  #pieces: Map<string, Piece[]>;
+
+  /** Goes on from what `save` gave. */
+  constructor(saved: [string, Piece[]][] = []) {
+    this.#pieces = new Map(saved);
+  }
+
+  /** Its state, as JSON can hold it. */
+  save(): [string, Piece[]][] {
+    return [...this.#pieces];
+  }
 
   /** The correlation_id whose text grew by the record ("" without one); null if none did. */
   feed(item: Item): string | null {
