@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loop_watch",
         "mailbox",
         "portal",
+        "position",
         "problem",
         "settings",
         "signature",

@@ -6,7 +6,18 @@ clock. No clocks are compared, so none can be wrong.
 
 from __future__ import annotations
 
-from .log import Lease, RunInfo
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from .errors import LogUnavailable
+from .log import Lease, Log, RunInfo
+
+# Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
+LOOK_S_MAX: Final = 5.0
+# A run that lives only milliseconds on its lease (a test) is still not polled faster than this.
+LOOK_S_MIN: Final = 0.02
 
 
 class LeaseObserver:
@@ -37,3 +48,53 @@ def time_limit(info: RunInfo) -> float | None:
     if info.status == "stalled":
         return info.lease.grace_s
     return None
+
+
+class LeaseWatch:
+    """What every follower does for the runs that it follows: observe their leases, and have the log end
+    the claims that lapsed.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._observers: defaultdict[str, LeaseObserver] = defaultdict(LeaseObserver)
+        self._look_at = 0.0
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until the next look; 0 or less: now."""
+        return self._look_at - time.monotonic()
+
+    def saw(self, info: RunInfo) -> None:
+        """What was just read of a root run counts as a look at it."""
+        limit = time_limit(info)
+        if limit is not None and info.run_id == info.root_run_id:
+            now = time.monotonic()
+            self._observers[info.run_id].lapsed(info, now)
+            self._look_at = now + _pause(limit)
+
+    async def look(self, run_ids: Iterable[str]) -> str | None:
+        """Look at the runs. Returns one whose lease lapsed while the log cannot be written to
+        say so: its followers must end by themselves.
+
+        Raises what `Log.info` and `Log.expire` do.
+        """
+        look_s = LOOK_S_MAX
+        silent: str | None = None
+        for run_id in run_ids:
+            info = await self._log.info(run_id)
+            limit = time_limit(info)
+            if limit is not None:
+                look_s = min(look_s, _pause(limit))
+            if self._observers[run_id].lapsed(info, time.monotonic()) and info.lease is not None:
+                try:
+                    await self._log.expire(run_id, lease=info.lease)
+                except LogUnavailable:
+                    silent = silent or run_id
+        self._look_at = time.monotonic() + look_s
+        return silent
+
+
+def _pause(limit_s: float) -> float:
+    """Between two looks at a lease that may stand still for `limit_s`."""
+    return min(LOOK_S_MAX, max(limit_s / 4, LOOK_S_MIN))

@@ -8,13 +8,11 @@ lease, so that a run whose process vanished ends for it too.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from operator import attrgetter
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Self
 
 import msgspec
 
@@ -24,29 +22,21 @@ from .admission import (
 )
 from .errors import (
     GenerationChanged,
-    LogUnavailable,
     PositionGone,
     RunNotFound,
 )
 from .filter import Filter
-from .lease import LeaseObserver, time_limit
+from .lease import LOOK_S_MAX, LeaseWatch
 from .log import (
     READ_LIMIT_DEFAULT,
-    READ_LIMIT_MAX,
     Follows,
     Log,
+    Page,
     RunInfo,
 )
-from .record import GAP, Cursor, Draft, Origin, Record, make_draft
+from .position import GONE, first_position, gap_behind
+from .record import Cursor, Origin, Record
 from .start import Start
-
-# Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
-LOOK_S_MAX: Final = 5.0
-# A run that lives only milliseconds on its lease (a test) is still not polled faster than this.
-LOOK_S_MIN: Final = 0.02
-
-GapReason = Literal["trimmed", "generation_changed", "removed"]
-
 
 _run_id = attrgetter("run_id")
 
@@ -80,8 +70,6 @@ class Subscription:
         self._wait_for_run = wait
         self._origins: dict[str, Origin] = {}
         self._is_root = True
-        self._observers: defaultdict[str, LeaseObserver] = defaultdict(LeaseObserver)
-        self._look_at = 0.0
         self._records: AsyncGenerator[Record, None] | None = None
 
     def __aiter__(self) -> AsyncIterator[Record]:
@@ -128,14 +116,15 @@ class Subscription:
                 yield records
 
     async def _read_and_wait(self, info: RunInfo) -> AsyncGenerator[list[Record], None]:
-        position = await self._first_position(info)
-        self._first_look(info)
+        position = await first_position(self._log, info, self._start, self._filter)
+        watch = LeaseWatch(self._log)
+        watch.saw(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).
         stop = None if self._follow and not info.has_ended else info.last_seq
         while True:
             try:
                 page = await self._log.read(info.root_run_id, after=position)
-            except (GenerationChanged, PositionGone, RunNotFound) as error:
+            except GONE as error:
                 gap, goes_on = self._gap(position, error)
                 yield [gap]
                 if goes_on is None:
@@ -143,30 +132,19 @@ class Subscription:
                 position = goes_on
                 stop = stop and max(stop, position.seq)
                 continue
-            if page.drafts:
-                records, ended = await self._records_of(page.first_seq, page.drafts)
-                position = Cursor(page.generation, page.last_seq)
-                if records:
-                    yield records
-                if ended:
-                    return
-            if page.ended or (stop is not None and position.seq >= stop):
+            records, ended = await self._records_of(page)
+            position = Cursor(page.generation, page.last_seq)
+            if records:
+                yield records
+            if ended or page.ended or (stop is not None and position.seq >= stop):
                 return
             # Readers of a busy stream never have to wait; the rest of the program wants its turn.
             await asyncio.sleep(0)
             if len(page.drafts) < READ_LIMIT_DEFAULT and stop is None:
-                lost = await self._wait(info.root_run_id, position)
+                lost = await self._wait(watch, info.root_run_id, position)
                 if lost is not None:
                     yield [lost]
                     return
-
-    def _first_look(self, info: RunInfo) -> None:
-        """What was just read of a root run is the first look at its lease."""
-        limit = time_limit(info)
-        if self._is_root and limit is not None:
-            now = time.monotonic()
-            self._observers[info.run_id].lapsed(info, now)
-            self._look_at = now + min(LOOK_S_MAX, max(limit / 4, LOOK_S_MIN))
 
     async def _find_run(self) -> RunInfo:
         if self._open_log is not None:
@@ -183,48 +161,11 @@ class Subscription:
                 self._is_root = info.run_id == info.root_run_id
                 return info
 
-    async def _first_position(self, info: RunInfo) -> Cursor:
-        start = self._start
-        if start.after is not None:
-            return start.after
-        if start.last is not None:
-            return await self._last_position(info, start.last)
-        return Cursor(info.generation, max(start.from_seq or 1, 1) - 1)
-
-    async def _last_position(self, info: RunInfo, count: int) -> Cursor:
-        """Just before the `count` newest records that the filter matches."""
-        end, window = info.last_seq, min(max(count, 1), READ_LIMIT_MAX)
-        while count > 0 and end >= info.first_seq:
-            begin = max(end - window, info.first_seq - 1)
-            drafts = await self._read_between(info, begin, end)
-            for seq in range(begin + len(drafts), begin, -1):
-                draft = drafts[seq - begin - 1]
-                ours = self._is_root or draft.run_id == self.run_id
-                if ours and self._filter.matches(draft):
-                    count -= 1
-                    if count == 0:
-                        return Cursor(info.generation, seq - 1)
-            end = begin
-            window = min(window * 4, READ_LIMIT_MAX)
-        if count > 0:
-            return Cursor(info.generation, info.first_seq - 1)
-        return Cursor(info.generation, info.last_seq)
-
-    async def _read_between(self, info: RunInfo, begin: int, end: int) -> list[Draft]:
-        """The records behind `begin` up to `end`, of as many pages as they come in."""
-        drafts: list[Draft] = []
-        while begin + len(drafts) < end:
-            position = Cursor(info.generation, begin + len(drafts))
-            page = await self._log.read(info.root_run_id, after=position, limit=end - position.seq)
-            if not page.drafts:
-                break
-            drafts += page.drafts
-        return drafts
-
-    async def _records_of(
-        self, first_seq: int, drafts: Sequence[Draft]
-    ) -> tuple[list[Record], bool]:
+    async def _records_of(self, page: Page) -> tuple[list[Record], bool]:
         """What of a page this subscriber gets, and whether its run ends there."""
+        first_seq, drafts = page.first_seq, page.drafts
+        if not drafts:
+            return [], False
         last = drafts[-1]
         if self._is_root and self._filter.is_open and last.run_id == self.run_id:
             origin = self._origins[self.run_id]
@@ -252,47 +193,22 @@ class Subscription:
         self, position: Cursor, error: GenerationChanged | PositionGone | RunNotFound
     ) -> tuple[Record, Cursor | None]:
         """The record that tells of the hole, and where to go on (None: nowhere)."""
-        reason: GapReason
-        if isinstance(error, GenerationChanged):
-            reason, goes_on = "generation_changed", Cursor(error.generation, error.first_seq - 1)
-            missing = {"from_seq": position.seq + 1, "to_seq": None, "next_seq": error.first_seq}
-        elif isinstance(error, PositionGone):
-            reason, goes_on = "trimmed", Cursor(position.generation, error.first_seq - 1)
-            missing = {
-                "from_seq": position.seq + 1,
-                "to_seq": error.first_seq - 1,
-                "next_seq": error.first_seq,
-            }
-        else:
-            reason, goes_on = "removed", None
-            missing = {"from_seq": position.seq + 1, "to_seq": None, "next_seq": None}
-        draft = make_draft(self.run_id, GAP, {"reason": reason, **missing})
-        resume = goes_on or position
+        draft, goes_on = gap_behind(self.run_id, position, error)
         origin = self._origins[self.run_id]
         if goes_on is not None and goes_on.generation is not None:
             origin = msgspec.structs.replace(origin, generation=goes_on.generation)
             self._origins = {self.run_id: origin}
-        return Record(0, draft, origin, resume_seq=resume.seq), goes_on
+        return Record(0, draft, origin, resume_seq=(goes_on or position).seq), goes_on
 
-    async def _wait(self, root: str, position: Cursor) -> Record | None:
+    async def _wait(self, watch: LeaseWatch, root: str, position: Cursor) -> Record | None:
         """Wait for news; a record if the run was lost and only this subscriber can say so."""
-        left = self._look_at - time.monotonic()
+        left = watch.due_in
         if left > 0:
             await self._log.wait(root, after=position.seq, timeout=left)
-            if time.monotonic() < self._look_at:
+            if watch.due_in > 0:
                 return None
-        look_s = LOOK_S_MAX
-        for run_id in dict.fromkeys((root, self.run_id)):
-            info = await self._log.info(run_id)
-            limit = time_limit(info)
-            if limit is not None:
-                look_s = min(look_s, max(limit / 4, LOOK_S_MIN))
-            if self._observers[run_id].lapsed(info, time.monotonic()) and info.lease is not None:
-                try:
-                    await self._log.expire(run_id, lease=info.lease)
-                except LogUnavailable:
-                    # This follower may only read: the run still ends for it.
-                    lost = lost_draft(self.run_id, LEASE_LAPSED)
-                    return Record(0, lost, self._origins[self.run_id], resume_seq=position.seq)
-        self._look_at = time.monotonic() + look_s
-        return None
+        if await watch.look(dict.fromkeys((root, self.run_id))) is None:
+            return None
+        # This follower may only read: the run still ends for it.
+        lost = lost_draft(self.run_id, LEASE_LAPSED)
+        return Record(0, lost, self._origins[self.run_id], resume_seq=position.seq)

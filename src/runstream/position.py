@@ -1,0 +1,81 @@
+"""Positions in a stream: where a reader begins, and where it goes on when records are gone."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from .errors import GenerationChanged, PositionGone, RunNotFound
+from .filter import Filter
+from .log import READ_LIMIT_MAX, Log, RunInfo
+from .record import GAP, Cursor, Draft, make_draft
+from .start import Start
+
+GapReason = Literal["trimmed", "generation_changed", "removed"]
+
+# What a log answers to a read from a position that was good once.
+GONE: Final = (GenerationChanged, PositionGone, RunNotFound)
+
+
+async def first_position(log: Log, info: RunInfo, start: Start, wanted: Filter) -> Cursor:
+    """Where a reader of the run begins. It may be one that cannot be read from (any more).
+
+    Raises what `Log.read` does.
+    """
+    if start.after is not None:
+        return start.after
+    if start.last is not None:
+        return await _last_position(log, info, start.last, wanted)
+    return Cursor(info.generation, max(start.from_seq or 1, 1) - 1)
+
+
+def gap_behind(
+    run_id: str, position: Cursor, error: GenerationChanged | PositionGone | RunNotFound
+) -> tuple[Draft, Cursor | None]:
+    """What tells a reader of the hole behind `position`, and where to go on (None: nowhere)."""
+    reason: GapReason
+    to_seq: int | None = None
+    next_seq: int | None = None
+    goes_on: Cursor | None = None
+    if isinstance(error, GenerationChanged):
+        reason, next_seq = "generation_changed", error.first_seq
+        goes_on = Cursor(error.generation, error.first_seq - 1)
+    elif isinstance(error, PositionGone):
+        reason, to_seq, next_seq = "trimmed", error.first_seq - 1, error.first_seq
+        goes_on = Cursor(position.generation, error.first_seq - 1)
+    else:
+        reason = "removed"
+    missing = {"from_seq": position.seq + 1, "to_seq": to_seq, "next_seq": next_seq}
+    return make_draft(run_id, GAP, {"reason": reason, **missing}), goes_on
+
+
+async def _last_position(log: Log, info: RunInfo, count: int, wanted: Filter) -> Cursor:
+    """Just before the `count` newest records that the filter matches."""
+    is_root = info.run_id == info.root_run_id
+    end, window = info.last_seq, min(max(count, 1), READ_LIMIT_MAX)
+    while count > 0 and end >= info.first_seq:
+        begin = max(end - window, info.first_seq - 1)
+        drafts = await _read_between(log, info, begin, end)
+        for seq in range(begin + len(drafts), begin, -1):
+            draft = drafts[seq - begin - 1]
+            ours = is_root or draft.run_id == info.run_id
+            if ours and wanted.matches(draft):
+                count -= 1
+                if count == 0:
+                    return Cursor(info.generation, seq - 1)
+        end = begin
+        window = min(window * 4, READ_LIMIT_MAX)
+    if count > 0:
+        return Cursor(info.generation, info.first_seq - 1)
+    return Cursor(info.generation, info.last_seq)
+
+
+async def _read_between(log: Log, info: RunInfo, begin: int, end: int) -> list[Draft]:
+    """The records behind `begin` up to `end`, of as many pages as they come in."""
+    drafts: list[Draft] = []
+    while begin + len(drafts) < end:
+        position = Cursor(info.generation, begin + len(drafts))
+        page = await log.read(info.root_run_id, after=position, limit=end - position.seq)
+        if not page.drafts:
+            break
+        drafts += page.drafts
+    return drafts
