@@ -1,0 +1,287 @@
+"""The PostgreSQL log: one schema in a database, any number of processes and machines.
+
+Appends of all runs and callers of a process share transactions; a commit is on the server's disk before
+anyone sees its records. A root's row is locked from the numbering to the commit, so numbers are in the order
+of commits. Readers wake by notifications, and find by looking what was not told.
+
+A process holds at most eight connections for a log: one that writes, one that listens, one that tells
+others, four that read (`?readers=`), and for moments one that removes old runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from ..admission import check_limit, check_open
+from ..bell import Bell
+from ..errors import InvalidInput, LogClosed, LogUnavailable
+from ..log import (
+    LIST_LIMIT_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    Producer,
+    RunInfo,
+    Status,
+)
+from ..portal import Portal
+from ..record import Cursor, Draft
+from . import postgres_read, postgres_schema, postgres_work
+from .postgres_line import Connection, Line, Lines, TablesGone
+from .postgres_read import Tail
+from .postgres_retention import Retention
+from .postgres_unit import Needs, Unit
+from .postgres_url import Address, parse
+from .postgres_watcher import Watcher
+from .postgres_writer import Job, Writer
+
+# What is queued when the log is closed is given this long to be stored.
+CLOSE_S: Final = 5.0
+# And what still waits for the server then, to hear that its connection is gone.
+END_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+def open_url(address: str, options: dict[str, str]) -> PostgresLog:
+    """`postgresql://USER:PASSWORD@HOST:PORT/DATABASE` with libpq's options, and of ours:
+
+    `?durability=power` (default) or `process`, `?require=durable`, `?retention=` a time such as 7d, or `off`,
+    `?schema=` where the tables are (`runstream`), `?readers=` how many connections may read at once (4).
+    """
+    return PostgresLog(parse(address, options))
+
+
+class PostgresLog:
+    """The log contract on one schema of a database. Opening blocks; everything else is async.
+
+    Its connections live in a loop of its own, so that any loop and thread may use it.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._closed = False
+        self._closing = threading.Lock()
+        self._bell = Bell()
+        self._portal = Portal("runstream-postgres")
+        try:
+            self._portal.call(self._start())
+        except BaseException:
+            self._portal.close()
+            raise
+
+    async def _start(self) -> None:
+        self._lines = Lines(self._address, self._address.readers)
+        self._writing = Line(self._address)
+        self._watcher = Watcher(self._address, self._bell, self._lines)
+        self._writer = Writer(self._address, self._writing, self._committed, self._restore)
+        self._retention: Retention | None = None
+        await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
+        self._serving = asyncio.ensure_future(self._writer.serve())
+        self._watcher.start()
+
+    async def open(
+        self,
+        run_id: str,
+        *,
+        producer: str | None,
+        workflow: str | None = None,
+        parent_run_id: str | None = None,
+        claim: LeaseClaim | None = None,
+    ) -> Opened:
+        check_open(run_id, producer, workflow, parent_run_id, claim)
+        runs = frozenset({run_id, parent_run_id or run_id})
+        # (A new child finds the producer in its parent's stream.)
+        producers = () if producer is None else tuple((run, producer) for run in runs)
+        needs = Needs(runs, producers, creates=workflow is not None)
+        return await self._write(
+            needs,
+            lambda unit: postgres_work.open_run(
+                unit, run_id, producer, workflow, parent_run_id, claim
+            ),
+        )
+
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        producer: Producer | None = None,
+        final: bool = False,
+    ) -> Appended:
+        drafts = tuple(drafts)
+        if producer is not None and not postgres_read.could_be_stored(producer.id):
+            raise InvalidInput(f"not a producer id: {producer.id!r}")
+        # Encoded here: the writer's loop serves everybody.
+        pieces = postgres_work.cut(drafts)
+        needs = Needs(
+            frozenset([run_id, *(draft.run_id for draft in drafts)]),
+            () if producer is None else ((run_id, producer.id),),
+            frozenset([run_id]) if final else frozenset(),
+        )
+        return await self._write(
+            needs,
+            lambda unit: postgres_work.append(unit, run_id, drafts, pieces, producer, final),
+            sum(len(piece.encoded) for piece in pieces),
+        )
+
+    async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
+        limit = check_limit(limit, READ_LIMIT_MAX)
+        return await self._read(lambda line: postgres_read.read_page(line, run_id, after, limit))
+
+    async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        root_run_id = run_id
+        with self._bell.listen(run_id) as listener:
+            # Not before listening: whoever closes the log rings once.
+            self._check_open()
+            self._portal.call_soon(self._watcher.watch)
+            tail = self._watcher.tails.get(run_id) or await self._tail(run_id)
+            if tail is not None:
+                root_run_id = tail[0]
+            if root_run_id == run_id and (tail is None or not _is_behind(tail, after)):
+                await listener.wait(timeout)
+        if root_run_id != run_id:
+            await self.wait(root_run_id, after=after, timeout=timeout)
+        self._check_open()
+
+    async def _tail(self, run_id: str) -> Tail | None:
+        found = await self._read(lambda line: postgres_read.tails(line, [run_id]))
+        tail = found.get(run_id)
+        if tail is not None:
+            self._watcher.tails.saw(tail)
+        return tail
+
+    async def info(self, run_id: str) -> RunInfo:
+        return await self._read(lambda line: postgres_read.get_info(line, run_id))
+
+    async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._write(
+            _only(run_id), lambda unit: postgres_work.renew(unit, run_id, owner, epoch)
+        )
+
+    async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._write(
+            _only(run_id), lambda unit: postgres_work.release(unit, run_id, owner, epoch)
+        )
+
+    async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
+        family = frozenset([run_id])
+        return await self._write(
+            Needs(family, ((run_id, lease.owner),), family),
+            lambda unit: postgres_work.expire(unit, run_id, lease),
+        )
+
+    async def trim(self, run_id: str, *, through: int) -> None:
+        await self._write(_only(run_id), lambda unit: postgres_work.trim(unit, run_id, through))
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: Status | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunInfo]:
+        most = check_limit(limit, LIST_LIMIT_MAX)
+        return await self._read(
+            lambda line: postgres_read.list_runs(line, workflow, status, before, most)
+        )
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._bell.ring_all()
+            try:
+                self._portal.call(self._stop())
+            except LogClosed:  # a forked child: the connections are its parent's
+                return
+            self._portal.close()
+
+    async def _stop(self) -> None:
+        self._writer.close()
+        await asyncio.wait([self._serving], timeout=CLOSE_S)
+        await self._watcher.close()
+        self._writing.end()
+        self._lines.end()
+        if self._retention is not None:
+            self._retention.end()
+        # What has lost its connection ends by itself; to cancel it would ask the server's cooperation.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=END_S)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> LogClosed:
+        return LogClosed(f"the log {self._address.shown} has been closed")
+
+    # --- in the portal's loop --------------------------------------------------------------------
+
+    def _committed(self, news: Sequence[tuple[str, str, int]]) -> None:
+        self._watcher.committed(news)
+        if self._retention is None and self._address.retention_s is not None:
+            # Not before the first commit: a process that only looks at a log changes nothing in it.
+            retention = Retention(self._address, self._address.retention_s, self._watcher.committed)
+            self._retention = retention
+            self._aging = asyncio.ensure_future(retention.serve())
+
+    async def _restore(self) -> None:
+        """Make the tables again that somebody has dropped."""
+        await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
+
+    async def _look(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        try:
+            return await self._lines.look(work)
+        except TablesGone:
+            await self._restore()
+        try:
+            return await self._lines.look(work)
+        except TablesGone as error:
+            raise LogUnavailable(str(error)) from error
+
+    # --- from any loop ---------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        self._check_open()
+        return await self._submit(self._look(work))
+
+    async def _submit(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` in the portal's loop, to its end: a cancelled caller only stops waiting."""
+        try:
+            return await self._portal.wait(self._portal.submit(work))
+        except (LogClosed, LogUnavailable, asyncio.CancelledError):
+            if self._closed:
+                raise self._closed_error() from None
+            raise
+
+    async def _write(self, needs: Needs, work: Callable[[Unit], T], size_bytes: int = 0) -> T:
+        self._check_open()
+        future: Future[T] = Future()
+        if not self._portal.call_soon(self._writer.put, Job(needs, work, future, size_bytes)):
+            raise self._closed_error()
+        return await self._portal.wait(future)
+
+
+def _only(run_id: str) -> Needs:
+    return Needs(frozenset([run_id]))
+
+
+def _is_behind(tail: Tail, after: int) -> bool:
+    """Whether there is a record behind `after`, or there will be none."""
+    return tail[2] > after or tail[3]

@@ -1,0 +1,133 @@
+"""PostgreSQL for tests: with its own defaults for durability, and small.
+
+It refuses to run as root, so for root's tests another user runs it, in a folder that this user can reach.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from .engine import Engine, find_program, free_port
+
+# Debian keeps the server's programs, one folder for each version, out of the PATH.
+FOLDERS = tuple(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)))
+USER, PASSWORD, DATABASE = "runstream", "p4ss:w/rd", "events"
+
+
+class PostgresServer(Engine):
+    """A PostgreSQL of one test. `url` is that of its log; `sql` speaks to it without our own code."""
+
+    def __init__(self, folder: Path, *settings: str, user: str | None) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self.url = self.url_at(self.port)
+        command = [find_program("postgres", *FOLDERS), "-D", str(folder / "data")]
+        command += ["-p", str(self.port), "-c", "unix_socket_directories="]
+        command += ["-c", "listen_addresses=127.0.0.1", "-c", "shared_buffers=32MB"]
+        for setting in settings:
+            command += ["-c", setting]
+        super().__init__(command, folder, self._answers, user=user)
+
+    def url_at(self, port: int, *, password: str = PASSWORD, database: str = DATABASE) -> str:
+        """Its URL through a proxy's port, or with other words."""
+        secret = password.replace(":", "%3A").replace("/", "%2F")
+        return f"postgresql://{USER}:{secret}@127.0.0.1:{port}/{database}"
+
+    def sql(
+        self, statement: str, *values: object, database: str = DATABASE
+    ) -> list[tuple[Any, ...]]:
+        """The rows that one statement gives."""
+        with psycopg.connect(
+            self.url_at(self.port, database=database), autocommit=True, connect_timeout=5
+        ) as connection:
+            cursor = connection.execute(statement.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def _answers(self) -> bool:
+        with suppress(psycopg.OperationalError):
+            return self.sql("SELECT 1", database="postgres") == [(1,)]
+        return False
+
+
+def server_user() -> str | None:
+    """Who runs the server: we ourselves, but for root, who may not."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def make_cluster(folder: Path) -> None:
+    """Make the files of a server in `folder/data`, for `server_user()`."""
+    user = server_user()
+    if user is not None:
+        shutil.chown(folder, user)
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)
+    command = [find_program("initdb", *FOLDERS), "-D", str(folder / "data"), "-U", USER]
+    command += ["--pwfile", str(password), "--auth", "scram-sha-256", "--encoding", "UTF8"]
+    command += ["--no-locale", "--no-sync"]
+    subprocess.run(command, cwd=folder, user=user, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def _folder() -> Generator[Path]:
+    # (pytest's own folders are closed to other users.)
+    folder = Path(tempfile.mkdtemp(prefix="runstream-postgres-"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres(cluster: Path, *settings: str) -> Generator[PostgresServer]:
+    """A server on a copy of `cluster` for the time of the block; `settings` as in `postgresql.conf`."""
+    with _folder() as folder:
+        user = server_user()
+        # With its owners: a copy by Python's own means would be ours.
+        subprocess.run(["cp", "-a", cluster / "data", folder / "data"], check=True)
+        server = PostgresServer(folder, *settings, user=user)
+        server.start()
+        try:
+            server.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
+            yield server
+        finally:
+            server.resume()
+            server.stop(signal.SIGQUIT)
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Generator[Path]:
+    """The files of a server that has never run, to copy."""
+    with _folder() as folder:
+        make_cluster(folder)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_cluster: Path) -> Generator[str]:
+    """The URL of a PostgreSQL log that the tests of this session share: use run ids of your own."""
+    with running_postgres(postgres_cluster) as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_server(postgres_cluster: Path) -> Generator[PostgresServer]:
+    """A PostgreSQL of this test alone."""
+    with running_postgres(postgres_cluster) as server:
+        yield server
