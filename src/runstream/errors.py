@@ -178,6 +178,28 @@ class StreamingOff(RunstreamError):
     code = "streaming_off"
 
 
+# --- models --------------------------------------------------------------------------------------
+
+
+class InferenceFailed(RunstreamError):
+    """A model could not be loaded, or did not answer to the end; the message has the engine's words.
+
+    `status` is the HTTP status of a server that refused, such as 429.
+    """
+
+    code = "inference_failed"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ExtraMissing(RunstreamError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    code = "extra_missing"
+
+
 # --- how a run ended, raised by `await handler` --------------------------------------------------
 
 

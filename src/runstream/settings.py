@@ -7,7 +7,8 @@ so that a test or a notebook may change the environment before its first run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
@@ -96,6 +97,21 @@ def environment_with(run: ChildRun | None) -> dict[str, str]:
     if run is None:
         return dict(os.environ)
     return {**os.environ, "RUNSTREAM_RUN": msgspec.json.encode(run).decode()}
+
+
+@contextmanager
+def quiet_rust() -> Generator[None]:
+    """Libraries written in Rust that are loaded in the block keep their log to themselves, unless the
+    user has set `RUST_LOG`.
+    """
+    if "RUST_LOG" in os.environ:
+        yield
+        return
+    os.environ["RUST_LOG"] = "off"
+    try:
+        yield
+    finally:
+        os.environ.pop("RUST_LOG", None)
 
 
 def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

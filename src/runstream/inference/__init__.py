@@ -1,1 +1,30 @@
-"""Local inference."""
+"""Local inference that streams: llama.cpp, mistral.rs and any OpenAI-compatible server, in one shape."""
+
+from .chunk import InferenceChunk
+from .chunk_stream import InferenceChunkStream
+from .into_run import stream_to_run
+from .llama_cpp import LlamaCppOptions, LlamaCppProvider
+from .message import ChatMessage, ToolCall, Usage
+from .mistral_rs import MistralRsOptions, MistralRsProvider
+from .openai_server import OpenAIProvider
+from .options import InferenceOptions
+from .provider import Provider
+from .tiny_model import Script, TinyModel
+
+__all__ = [
+    "ChatMessage",
+    "InferenceChunk",
+    "InferenceChunkStream",
+    "InferenceOptions",
+    "LlamaCppOptions",
+    "LlamaCppProvider",
+    "MistralRsOptions",
+    "MistralRsProvider",
+    "OpenAIProvider",
+    "Provider",
+    "Script",
+    "TinyModel",
+    "ToolCall",
+    "Usage",
+    "stream_to_run",
+]

@@ -13,7 +13,15 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 _ROLES: Final = ("system", "user", "assistant", "tool")
 # What a message given as a dict may have, as OpenAI's API spells it, and our own name for reasoning.
-_KEYS: Final = {"role", "content", "reasoning", "reasoning_content", "tool_calls", "tool_call_id", "name"}
+_KEYS: Final = {
+    "role",
+    "content",
+    "reasoning",
+    "reasoning_content",
+    "tool_calls",
+    "tool_call_id",
+    "name",
+}
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -117,7 +125,8 @@ def check_messages(messages: Messages) -> list[ChatMessage]:
         InvalidInput: there is none, or one has no role, an unknown role or field, or content that is no
             text.
     """
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+    given = cast("object", messages)
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
         raise InvalidInput("messages are a list, such as [ChatMessage.user('Hello')]")
     if not messages:
         raise InvalidInput("there is no message to answer")
@@ -148,12 +157,13 @@ def _converted(given: Mapping[str, Any], where: str) -> ChatMessage:
     unknown = given.keys() - _KEYS
     if unknown:
         raise InvalidInput(f"{where} has unknown fields: {', '.join(sorted(map(str, unknown)))}")
-    calls = given.get("tool_calls") or ()
+    content = given.get("content")  # OpenAI's null beside tool calls
+    calls: Any = given.get("tool_calls") or ()
     try:
         tool_calls = tuple(
-            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
-            if isinstance(call, Mapping)
-            else call
+            call
+            if isinstance(call, ToolCall)
+            else ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
             for call in calls
         )
     except (KeyError, TypeError):
@@ -162,7 +172,7 @@ def _converted(given: Mapping[str, Any], where: str) -> ChatMessage:
         ) from None
     return ChatMessage(
         role=given["role"],
-        content=given.get("content") or "" if given.get("content") is None else given["content"],
+        content="" if content is None else content,
         reasoning=given.get("reasoning") or given.get("reasoning_content") or "",
         tool_calls=tool_calls,
         tool_call_id=given.get("tool_call_id"),

@@ -58,7 +58,7 @@ Options = InferenceOptions | Mapping[str, Any] | None
 class Range:
     """Numbers from `least` to `most`."""
 
-    type: type[int] | type[float]
+    type: type[int | float]
     least: float
     most: float
 

@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -48,13 +49,17 @@ SCRIPTS: Final = (
     ),
     Script(
         "think",
-        ("<think>", "\nLet", " us", " reason", " slowly", ".\n", "</think>", "\n\nThe", " answer")
-        + (" follows", " from", " that", "..."),
+        (
+            *("<think>", "\nLet", " us", " reason", " slowly", ".\n", "</think>"),
+            *("\n\nThe", " answer", " follows", " from", " that", "..."),
+        ),
     ),
     Script(
         "weather",
-        ("<tool_call>", '{"name":', ' "get_weather",', ' "arguments":', ' {"city":', ' "Paris"')
-        + ("}}", "</tool_call>"),
+        (
+            *("<tool_call>", '{"name":', ' "get_weather",', ' "arguments":'),
+            *(' {"city":', ' "Paris"', "}}", "</tool_call>"),
+        ),
     ),
     Script("<tool_response>", ("It", " is", " sunny", " in", " Paris", " today", " \u2600.")),
     Script(
@@ -76,8 +81,8 @@ _NORM_EPSILON: Final = 1e-5
 # How much the right token stands out; 60 is beyond what a temperature of 1 or 2 can bridge.
 _LINK_LOGIT: Final = 60.0
 # What a cue adds for its script, and how much the script without a cue is ahead of the others.
-_CUE_LOGIT: Final = 40.0
-_NO_CUE_LOGIT: Final = 8.0
+_CUE_LOGIT: Final = 90.0
+_NO_CUE_LOGIT: Final = 30.0
 # How sharply the head looks at cues alone. The rotary embedding turns this pair of its dimensions by a
 # thousandth of a radian a token, away from a question that leans by 45 degrees: so cues that lie 20 tokens
 # apart differ by e^5, and one that is 780 tokens back no longer counts.
@@ -113,7 +118,9 @@ Call one so: <tool_call>{"name": "...", "arguments": {...}}</tool_call>
 {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- elif message.role == 'assistant' -%}
 {{ '<|im_start|>assistant\\n' }}
-{%- if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{% endif -%}
+{%- if message.reasoning_content -%}
+{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}
+{%- endif -%}
 {%- if message.content %}{{ message.content }}{% endif -%}
 {%- if message.tool_calls -%}
 {%- for tool_call in message.tool_calls -%}
@@ -270,14 +277,16 @@ class TinyModel:
         for script in self._scripts:
             numbers = [self._ids[_token_name(piece)] for piece in script.pieces]
             link(newline, numbers[0], _LINK_LOGIT + _NO_CUE_LOGIT * (script.cue is None))
-            for here, there in zip(numbers, numbers[1:], strict=False):
+            for here, there in pairwise(numbers):
                 link(here, there)
             if script.endless:
                 link(numbers[-1], numbers[0])
             else:
                 embedding.add(numbers[-1], ends, length)
             if script.cue is not None:
-                output.add(numbers[0], code_width + self._cues.index(script.cue), _CUE_LOGIT / _SIGNAL)
+                output.add(
+                    numbers[0], code_width + self._cues.index(script.cue), _CUE_LOGIT / _SIGNAL
+                )
 
     def _write_attention(self, weights: dict[str, Matrix], prefix: str) -> None:
         """One head: the newline asks, cues answer with who they are, and that is added to the newline."""
@@ -402,7 +411,9 @@ def _checked_pieces(scripts: Sequence[Script]) -> list[str | bytes]:
     names = ["\u010a", *map(_token_name, pieces)]  # the newline asks, so no script may say it alone
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ValueError(f"each piece is one token with one successor, but these come twice: {twice}")
+        raise ValueError(
+            f"each piece is one token with one successor, but these come twice: {twice}"
+        )
     return pieces
 
 

@@ -1,0 +1,142 @@
+"""Hand-over: pieces of one generation, from the thread of its engine to the event loop of its reader.
+
+Bounded: an engine that is faster than its reader waits. Whoever leaves, the other one notices at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from typing import Final, Protocol
+
+from .assembly import Piece
+
+# Pieces that wait for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
+PIECES_MAX: Final = 64
+# A reader that always finds a piece lets others of its loop run after so many.
+_TAKES_PER_TURN: Final = 32
+
+
+class PieceSource(Protocol):
+    """Where the pieces of one generation come from."""
+
+    async def take(self) -> Piece | None:
+        """The next piece; None at the end. Cancelling it loses none.
+
+        Raises InferenceFailed for what went wrong, after the pieces before it.
+        """
+        ...
+
+    def leave(self) -> None:
+        """The reader wants no more: the engine stops. Any thread, any number of times."""
+        ...
+
+    async def aclose(self) -> None:
+        """Leave, and wait until what the generation holds is free."""
+        ...
+
+
+class HandOver:
+    """A PieceSource that an engine's thread fills: `put` and `end` there, the others in the loop."""
+
+    __slots__ = (
+        "_ended",
+        "_error",
+        "_left",
+        "_loop",
+        "_pieces",
+        "_room",
+        "_takes",
+        "_waiter",
+        "finished",
+        "thread",
+    )
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pieces: deque[Piece] = deque()
+        self._room = threading.Event()
+        self._left = False
+        self._ended = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._takes = 0
+        # The engine's thread, and whether it is done with this generation.
+        self.thread: threading.Thread | None = None
+        self.finished = threading.Event()
+
+    # --- the engine's thread ---------------------------------------------------------------------
+
+    @property
+    def left(self) -> bool:
+        """Whether the engine shall stop."""
+        return self._left
+
+    def put(self, piece: Piece) -> bool:
+        """Hand over a piece, waiting for room; False if nobody wants it, so the engine shall stop."""
+        if self._left:
+            return False
+        self._pieces.append(piece)
+        # The reader looks once more after it has set its waiter, so one of the two sees the other.
+        if self._waiter is not None:
+            self._wake_reader()
+        if len(self._pieces) >= PIECES_MAX:
+            self._room.clear()
+            while len(self._pieces) >= PIECES_MAX and not self._left:
+                self._room.wait()
+                self._room.clear()
+        return not self._left
+
+    def end(self, error: Exception | None = None) -> None:
+        """No piece follows. Any thread; the first one counts."""
+        if not self._ended:
+            self._error = error
+            self._ended = True
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
+            self._loop.call_soon_threadsafe(self._wake)
+
+    # --- the reader's loop -----------------------------------------------------------------------
+
+    async def take(self) -> Piece | None:
+        pieces = self._pieces
+        self._takes += 1
+        if self._takes >= _TAKES_PER_TURN:
+            self._takes = 0
+            await asyncio.sleep(0)
+        while not pieces:
+            if self._ended and not pieces:
+                if self._error is not None:
+                    raise self._error
+                return None
+            await self._wait()
+        piece = pieces.popleft()
+        if len(pieces) == PIECES_MAX // 2:
+            self._room.set()
+        return piece
+
+    def leave(self) -> None:
+        self._left = True
+        self._room.set()
+
+    async def aclose(self) -> None:
+        self.leave()
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("this stream is already being read")
+        waiter = self._waiter = self._loop.create_future()
+        self._takes = 0
+        try:
+            if not self._pieces and not self._ended:
+                await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
