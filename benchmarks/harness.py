@@ -42,6 +42,9 @@ failure, and the last line of standard error is its reason.
                     process grows by, per run, while 1 000 runs wait for an event from outside
     first_event     p50_ms, p99_ms from ``run()`` to a step's first event in ``stream_events()``;
                     cold_ms: the same of the process's first run; ``**disk.probe(scratch)``
+    ingest_raw      events_per_s: events whose answers came / time, raw requests of 64 events on 8
+                    connections; server_cores: CPU time of the server / time; ``served.serving``
+                    puts server and client on a core each; ``**disk.probe(scratch)``
 """
 
 import json

@@ -185,4 +185,14 @@ ROWS = (
         ),
         Program("ours.first_event"),
     ),
+    Row(
+        "ingest_raw",
+        "durable ingest over HTTP, batches of 64 events of 150 B, 8 connections, FULL sync",
+        (
+            Figure("events_per_s", "events/s", "higher", target=180_000),
+            Figure("server_cores", "cores that the server used", "lower"),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.ingest_raw"),
+    ),
 )

@@ -18,11 +18,13 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import process
+from ..errors import StreamingOff
 from ..log import Log
 from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
 from .answers import INTERNAL, problem_for, send_problem
 from .bodies import ClientGone
+from .intake import Intake
 from .metrics import Metrics
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
@@ -77,7 +79,11 @@ class App:
                 if isinstance(log, str):
                     log = await asyncio.to_thread(process.acquire_log, log)
                 self._site = Site(
-                    log=log, access=self._access, options=self._options, metrics=self._metrics
+                    log=log,
+                    intake=Intake(log),
+                    access=self._access,
+                    options=self._options,
+                    metrics=self._metrics,
                 )
                 for chore in self._chores:
                     task = asyncio.create_task(_keep_doing(chore, self._site))
@@ -183,6 +189,8 @@ class App:
                 check_run_id(run_id)
             if not route.asks_itself:
                 principal.require(route.permission, run_id)
+        if route.streams and not self._options.streaming:
+            raise StreamingOff("streaming is switched off at this server")
         if route.raw is not None:
             await route.raw(site, principal, run_id or "", scope, receive, send)
         elif route.cold is not None:

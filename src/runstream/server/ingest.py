@@ -7,15 +7,16 @@ is stored byte for byte as it came.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ..api import JSON, AppendedEvents, ProducerBody
-from ..errors import InvalidInput, RequestTooLarge, StreamingOff
+from ..errors import InvalidInput, LeaseHeld, RequestTooLarge
 from ..events import check_name
 from ..log import Producer
 from ..payload import NESTING_MAX, RECORD_SIZE_BYTES_MAX, encode_payload
@@ -54,22 +55,22 @@ class _Append(msgspec.Struct, forbid_unknown_fields=True):
     final: bool = False
 
 
+_Check: TypeAlias = Callable[[msgspec.Raw], msgspec.Raw]
+
 _APPEND: Final = msgspec.json.Decoder(_Append)
 _encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
-# A JSON text cannot be nested deeper than half its bytes: most payloads need no closer look.
+# A JSON text cannot be nested deeper than half its bytes.
 _SHALLOW_BYTES: Final = 2 * NESTING_MAX
-# Where a number has an exponent of three digits, whatever they are, it may be beyond what floats can hold.
-_AS_ZEROS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+# With all digits alike, a search finds every number that has an exponent of three digits.
+_AS_ZEROS: Final = bytes.maketrans(b"123456789+E", b"0000000000e")
 
 
 async def append_events(
     site: Site, _principal: Principal, run_id: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Append all of the events of the body, or none of them."""
-    if not site.options.streaming:
-        raise StreamingOff("streaming is switched off at this server: nothing is stored")
     began_s = time.perf_counter()
     body = await read_body(scope, receive, site.options.body_bytes_max)
     asked = decode(body, _APPEND)
@@ -79,10 +80,10 @@ async def append_events(
             f"a request has at most {site.options.events_max} events, not {len(events)}"
         )
     producer = _producer(asked.producer, len(events))
-    drafts = _drafts(
-        run_id, events, opened=producer is not None and producer.epoch > 0, odd=_is_odd(body)
-    )
-    stored = await site.log.append(run_id, drafts, producer=producer, final=asked.final)
+    drafts = _drafts(run_id, events, _check_for(body, len(events)))
+    if _tell_of_lifecycle(events) and (producer is None or producer.epoch == 0):
+        await _require_unheld(site, run_id)
+    stored = await site.intake.append(run_id, drafts, producer=producer, final=asked.final)
     site.metrics.appended(len(drafts), len(body), time.perf_counter() - began_s)
     answer = AppendedEvents(stored.first_seq, stored.last_seq, stored.duplicates)
     await send_body(send, 200, _encode(answer), JSON.encode())
@@ -96,67 +97,105 @@ def _producer(sender: ProducerBody | None, count: int) -> Producer | None:
     return Producer(check_name(sender.id, "producer id"), sender.epoch, sender.number)
 
 
-def _is_odd(body: bytes) -> bool:
-    """Whether a payload may need more than the decoder's own look: line breaks, or huge numbers."""
-    if b"\n" in body or b"\r" in body:
-        return True
-    digits = body.translate(_AS_ZEROS)
-    return b"0e000" in digits or b"0e+000" in digits
+def _check_for(body: bytes, count: int) -> _Check | None:
+    """What the payloads in a body must go through beyond the decoder's own checks.
+
+    Line breaks, numbers that floats cannot hold, deep nesting and large records are looked for in the
+    whole body at once, and most have none of them. Looking closer for nothing does no harm.
+    """
+    if b"\n" in body or b"\r" in body or len(body) > RECORD_SIZE_BYTES_MAX:
+        return _checked
+    if b"0e000" in body.translate(_AS_ZEROS):
+        return _checked
+    # Each event opens an object of its own, whatever its payload is.
+    if body.count(b"{") + body.count(b"[") - count > NESTING_MAX:
+        return _checked_if_deep
+    return None
 
 
-def _drafts(run_id: str, events: list[_Event], *, opened: bool, odd: bool) -> list[Draft]:
+def _drafts(run_id: str, events: list[_Event], check: _Check | None) -> list[Draft]:
     now = now_us()
     drafts: list[Draft] = []
     for event in events:
-        _check_kind(event.kind, opened)
-        data = event.data
-        raw = bytes(data)
-        if odd or len(raw) > _SHALLOW_BYTES:
-            data = _checked(data, raw, odd=odd)
+        kind, when, child = event.kind, event.time, event.run_id
+        topic, step, step_run_id = event.topic, event.step, event.step_run_id
+        attempt, correlation_id, index = event.attempt, event.correlation_id, event.index
+        # (No loop over the names: this is the one place where each of them costs.)
+        if topic is not None:
+            _check_name(topic, "topic")
+        if step is not None:
+            _check_name(step, "step")
+        if step_run_id is not None:
+            _check_name(step_run_id, "step_run_id")
+        if correlation_id is not None:
+            _check_name(correlation_id, "correlation_id")
+        if attempt is not None:
+            _check_attempt(attempt)
+        if index is not None:
+            check_index(index)
         drafts.append(
             Draft(
-                now if event.time is None else (event.time - _EPOCH) // _US,
-                run_id if event.run_id is None else _check_run_id(event.run_id),
-                event.kind,
-                data,
-                _check_name(event.topic, "topic"),
-                _check_name(event.step, "step"),
-                _check_name(event.step_run_id, "step_run_id"),
-                None if event.attempt is None else _check_attempt(event.attempt),
-                _check_name(event.correlation_id, "correlation_id"),
-                None if event.index is None else check_index(event.index),
+                now if when is None else (when - _EPOCH) // _US,
+                run_id if child is None else _check_run_id(child),
+                kind,
+                event.data if check is None else check(event.data),
+                topic,
+                step,
+                step_run_id,
+                attempt,
+                correlation_id,
+                index,
             )
         )
     return drafts
 
 
-def _checked(data: msgspec.Raw, raw: bytes, *, odd: bool) -> msgspec.Raw:
-    """The payload as it may be stored. Raises InvalidPayload, PayloadTooLarge."""
-    if odd or len(raw) > RECORD_SIZE_BYTES_MAX or raw.count(b"[") + raw.count(b"{") > NESTING_MAX:
-        return msgspec.Raw(encode_payload(raw))
-    return data
+def _checked(data: msgspec.Raw) -> msgspec.Raw:
+    """The payload as it may be stored: in one line. Raises InvalidPayload, PayloadTooLarge."""
+    return msgspec.Raw(encode_payload(bytes(data)))
+
+
+def _checked_if_deep(data: msgspec.Raw) -> msgspec.Raw:
+    raw = bytes(data)
+    deep = len(raw) > _SHALLOW_BYTES and raw.count(b"{") + raw.count(b"[") > NESTING_MAX
+    return _checked(data) if deep else data
+
+
+def _tell_of_lifecycle(events: list[_Event]) -> bool:
+    """Whether some of the events are of the lifecycle of a run. Raises InvalidInput for their kinds."""
+    # All are looked at, because each of them must be one that can be stored.
+    told = [_is_lifecycle(kind) for kind in {event.kind for event in events}]
+    return any(told)
+
+
+async def _require_unheld(site: Site, run_id: str) -> None:
+    """Only producers that opened a run tell of its lifecycle, while a process holds it.
+
+    Anyone who may write to it may write tasks and steps (subprocesses do), and ask something of it; but
+    its end, say, must not be told by somebody else than those who run it.
+    """
+    info = await site.log.info(run_id)
+    root = info if info.root_run_id == run_id else await site.log.info(info.root_run_id)
+    if not root.has_ended and (info.lease is not None or root.lease is not None):
+        raise LeaseHeld(
+            f"a process holds run {run_id!r}: to tell of its lifecycle, open it with a producer (PUT), and "
+            "send the epoch that the answer gives"
+        )
 
 
 # The same few names come in every request: whatever was checked once is known to be good.
 @lru_cache(maxsize=NAMES_KNOWN_MAX)
-def _check_kind(kind: str, opened: bool) -> None:
-    """Raises InvalidInput for a kind that this producer may not write.
-
-    Anyone who may write to the run may write tasks and steps (a subprocess does), tell of what was
-    dropped, and ask something of the run. Its own lifecycle takes a producer that has opened it.
-    """
+def _is_lifecycle(kind: str) -> bool:
+    """Raises InvalidInput for a kind that is never stored."""
     check_name(kind, "kind")
     if kind.startswith("stream.") and kind != DROPPED:
-        raise InvalidInput(f"nobody stores a {kind!r}: kinds with stream. are the server's own")
-    if kind.startswith("run.") and not opened and kind not in REQUESTS:
-        raise InvalidInput(
-            f"{kind!r} takes a producer that has opened the run: PUT it with a producer, and send its epoch"
-        )
+        raise InvalidInput(f"nobody stores a {kind!r}: the kinds that begin so are the server's")
+    return kind.startswith("run.") and kind not in REQUESTS
 
 
 @lru_cache(maxsize=NAMES_KNOWN_MAX)
-def _check_name(name: str | None, what: str) -> str | None:
-    return None if name is None else check_name(name, what)
+def _check_name(name: str, what: str) -> None:
+    check_name(name, what)
 
 
 @lru_cache(maxsize=NAMES_KNOWN_MAX)
@@ -164,7 +203,6 @@ def _check_run_id(run_id: str) -> str:
     return check_run_id(run_id)
 
 
-def _check_attempt(attempt: int) -> int:
+def _check_attempt(attempt: int) -> None:
     if not 1 <= attempt <= INDEX_MAX:
         raise InvalidInput(f"attempts count from 1, not {attempt}")
-    return attempt

@@ -63,6 +63,8 @@ class Route:
     raw: Raw | None = None
     permission: Permission | None = None
     asks_itself: bool = False
+    # Switched off with streaming.
+    streams: bool = False
     body: type[Body] | None = None
     body_required: bool = True
     parameters: tuple[Parameter, ...] = ()
@@ -125,6 +127,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         pattern=f"{_RUN}/events",
         summary="Append events: all or none, once",
         raw=ingest.append_events,
+        streams=True,
         permission="runs:write",
         body=AppendEvents,
         answers={200: ("Where they are stored", AppendedEvents)},
@@ -134,6 +137,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         pattern=f"{_RUN}/events",
         summary="Follow a run: history, then live",
         raw=pages.follow_events,
+        streams=True,
         permission="runs:read",
         answers={200: ("Records", None)},
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -29,6 +30,8 @@ BACKLOG: Final = 2048
 HEADER_BYTES_MAX: Final = 64 * 1024
 # From the first byte of a request to the end of its headers.
 HEADER_READ_S_MAX: Final = 10.0
+# New objects between two looks of the garbage collector.
+GC_OBJECTS: Final = 50_000
 # What still holds a connection after the drain is cut.
 CLOSE_S: Final = 1.0
 
@@ -73,6 +76,7 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         loop.add_signal_handler(number, asked_to_stop.set)
     try:
         await app.start()
+        _calm_collector()
         server = _granian(app, listening)
         serving = asyncio.create_task(server.serve())
         stopping = asyncio.create_task(asked_to_stop.wait())
@@ -93,6 +97,15 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         await app.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _calm_collector() -> None:
+    """Requests leave no cycles behind worth looking for after every few hundred objects: measured, that
+    was a tenth of the time. What is there from the start stays, and need not be looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
 def _granian(app: App, listening: Listening) -> Server:

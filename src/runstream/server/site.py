@@ -9,6 +9,7 @@ from typing import Final
 from ..api import BODY_BYTES_MAX, EVENTS_MAX, HEARTBEAT_S
 from ..log import Log
 from .access import Access, OpenAccess
+from .intake import Intake
 from .metrics import Metrics
 
 # Subscribers of one run: each costs about 30 KiB; a page shared by a large audience still fits.
@@ -45,6 +46,7 @@ class Site:
     """
 
     log: Log
+    intake: Intake
     access: Access = field(default_factory=OpenAccess)
     options: ServerOptions = field(default_factory=ServerOptions)
     metrics: Metrics = field(default_factory=Metrics)

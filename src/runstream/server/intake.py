@@ -1,0 +1,71 @@
+"""Appends on their way to the log: those of all connections share hand-overs, as they share commits.
+
+A log that writes on a thread of its own fetches what waits at the moment of its commit, and the loop is
+woken once per commit, not once per request. Any other log is called directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from ..log import Appended, FetchesAppends, Log, PendingAppend, Producer
+from ..record import Draft
+
+# Appends that one commit takes: bounds how long it holds the log, and so everyone's wait.
+TAKEN_MAX: Final = 512
+
+
+class Intake:
+    """Of one server, in one event loop."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[PendingAppend] = deque()
+        self._outcomes: deque[tuple[asyncio.Future[Appended], Appended | Exception]] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+        self._kick = log.fetch_from(self._take) if isinstance(log, FetchesAppends) else None
+
+    async def append(
+        self, run_id: str, drafts: Sequence[Draft], *, producer: Producer | None, final: bool
+    ) -> Appended:
+        """`Log.append`. Cancelling only stops the waiting."""
+        if self._kick is None or producer is None:
+            return await self._log.append(run_id, drafts, producer=producer, final=final)
+        told: asyncio.Future[Appended] = self._loop.create_future()
+        self._waiting.append(
+            PendingAppend(run_id, drafts, producer, final, partial(self._done, told))
+        )
+        self._kick()
+        return await told
+
+    def _take(self) -> list[PendingAppend]:
+        """On the log's thread."""
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), TAKEN_MAX))]
+
+    def _done(self, told: asyncio.Future[Appended], outcome: Appended | Exception) -> None:
+        """On the log's thread."""
+        with self._lock:
+            self._outcomes.append((told, outcome))
+            if self._woken:
+                return
+            self._woken = True
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._woken = False
+        while self._outcomes:
+            told, outcome = self._outcomes.popleft()
+            if told.done():
+                continue
+            if isinstance(outcome, Exception):
+                told.set_exception(outcome)
+            else:
+                told.set_result(outcome)
