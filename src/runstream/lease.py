@@ -73,6 +73,10 @@ class LeaseWatch:
             self._observers[info.run_id].lapsed(info, now)
             self._look_at = now + _pause(limit)
 
+    def forget(self) -> None:
+        """The log did not answer for a while: as nobody could renew a lease then, none has lapsed."""
+        self._observers.clear()
+
     async def look(self, run_ids: Iterable[str]) -> str | None:
         """Look at the runs. Returns one whose lease lapsed while the log cannot be written to
         say so: its followers must end by themselves.

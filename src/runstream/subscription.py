@@ -2,17 +2,20 @@
 
 Nothing is skipped or repeated at the hand-over, because there is none. What cannot be read any more is
 told as a gap. A subscription ends after the run's terminal record; while it waits it watches the run's
-lease, so that a run whose process vanished ends for it too.
+lease, so that a run whose process vanished ends for it too. A log that does not answer for a while is
+asked again, and reading goes on where it was.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from operator import attrgetter
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -22,6 +25,7 @@ from .admission import (
 )
 from .errors import (
     GenerationChanged,
+    LogUnavailable,
     PositionGone,
     RunNotFound,
 )
@@ -36,9 +40,19 @@ from .log import (
 )
 from .position import GONE, first_position, gap_behind
 from .record import Cursor, Origin, Record
+from .retry import Retry
 from .start import Start
 
 _run_id = attrgetter("run_id")
+
+# Between two attempts to read from a log that does not answer: soon enough to be unnoticed after a hiccup,
+# rare enough to leave a log in trouble alone. A follower tries for ever; who only wants what is stored gets
+# the error when the last of these has failed, after about half a minute.
+PAUSES: Final = Retry(attempts=20, delay=0.05, max_delay=2.0)
+# A log that fails so often in a row deserves a line in the program's log.
+FAILURES_TOLD: Final = 3
+
+logger = logging.getLogger(__name__)
 
 # A log that is still being opened.
 OpenLog = Callable[[], Awaitable[Log]]
@@ -121,9 +135,11 @@ class Subscription:
         watch.saw(info)
         # Of a run that has ended only what is stored can come (a child's root may go on).
         stop = None if self._follow and not info.has_ended else info.last_seq
+        failures = 0
         while True:
             try:
                 page = await self._log.read(info.root_run_id, after=position)
+                records, ended = await self._records_of(page)
             except GONE as error:
                 gap, goes_on = self._gap(position, error)
                 yield [gap]
@@ -132,7 +148,12 @@ class Subscription:
                 position = goes_on
                 stop = stop and max(stop, position.seq)
                 continue
-            records, ended = await self._records_of(page)
+            except LogUnavailable as error:
+                failures += 1
+                await self._rest(failures, error, follow=stop is None)
+                watch.forget()
+                continue
+            failures = 0
             position = Cursor(page.generation, page.last_seq)
             if records:
                 yield records
@@ -145,6 +166,16 @@ class Subscription:
                 if lost is not None:
                     yield [lost]
                     return
+
+    async def _rest(self, failures: int, error: LogUnavailable, *, follow: bool) -> None:
+        """Leave a log that does not answer alone for a moment. Raises the error if it is time for it."""
+        attempt = min(failures, PAUSES.attempts - 1) if follow else failures
+        pause_s = PAUSES.pause(attempt, random.random())  # noqa: S311 - jitter
+        if pause_s is None:
+            raise error
+        if failures == FAILURES_TOLD:
+            logger.warning("run %s: reading again until it works: %s", self.run_id, error)
+        await asyncio.sleep(pause_s)
 
     async def _find_run(self) -> RunInfo:
         if self._open_log is not None:
@@ -203,11 +234,18 @@ class Subscription:
     async def _wait(self, watch: LeaseWatch, root: str, position: Cursor) -> Record | None:
         """Wait for news; a record if the run was lost and only this subscriber can say so."""
         left = watch.due_in
-        if left > 0:
-            await self._log.wait(root, after=position.seq, timeout=left)
-            if watch.due_in > 0:
+        try:
+            if left > 0:
+                await self._log.wait(root, after=position.seq, timeout=left)
+                if watch.due_in > 0:
+                    return None
+            if await watch.look(dict.fromkeys((root, self.run_id))) is None:
                 return None
-        if await watch.look(dict.fromkeys((root, self.run_id))) is None:
+        except RunNotFound:
+            return None  # the next read says the same, as a gap
+        except LogUnavailable as error:
+            await self._rest(1, error, follow=True)
+            watch.forget()
             return None
         # This follower may only read: the run still ends for it.
         lost = lost_draft(self.run_id, LEASE_LAPSED)
