@@ -24,7 +24,6 @@ from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
 from .answers import INTERNAL, problem_for, send_problem
 from .bodies import ClientGone
-from .intake import Intake
 from .metrics import Metrics
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
@@ -80,7 +79,6 @@ class App:
                     log = await asyncio.to_thread(process.acquire_log, log)
                 self._site = Site(
                     log=log,
-                    intake=Intake(log),
                     access=self._access,
                     options=self._options,
                     metrics=self._metrics,

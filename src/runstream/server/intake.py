@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -25,22 +25,25 @@ class Intake:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[PendingAppend] = deque()
         self._outcomes: deque[tuple[asyncio.Future[Appended], Appended | Exception]] = deque()
         self._lock = threading.Lock()
         self._woken = False
-        self._kick = log.fetch_from(self._take) if isinstance(log, FetchesAppends) else None
+        self._kick: Callable[[], None] | None = None
 
     async def append(
         self, run_id: str, drafts: Sequence[Draft], *, producer: Producer | None, final: bool
     ) -> Appended:
         """`Log.append`. Cancelling only stops the waiting."""
-        if self._kick is None or producer is None:
+        if producer is None or not isinstance(self._log, FetchesAppends):
             return await self._log.append(run_id, drafts, producer=producer, final=final)
+        if self._loop is None or self._kick is None:
+            self._loop = asyncio.get_running_loop()
+            self._kick = self._log.fetch_from(self._take)
         told: asyncio.Future[Appended] = self._loop.create_future()
         self._waiting.append(
-            PendingAppend(run_id, drafts, producer, final, partial(self._done, told))
+            PendingAppend(run_id, drafts, producer, final, partial(self._done, told, self._loop))
         )
         self._kick()
         return await told
@@ -49,14 +52,19 @@ class Intake:
         """On the log's thread."""
         return [self._waiting.popleft() for _ in range(min(len(self._waiting), TAKEN_MAX))]
 
-    def _done(self, told: asyncio.Future[Appended], outcome: Appended | Exception) -> None:
+    def _done(
+        self,
+        told: asyncio.Future[Appended],
+        loop: asyncio.AbstractEventLoop,
+        outcome: Appended | Exception,
+    ) -> None:
         """On the log's thread."""
         with self._lock:
             self._outcomes.append((told, outcome))
             if self._woken:
                 return
             self._woken = True
-        self._loop.call_soon_threadsafe(self._tell)
+        loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         with self._lock:

@@ -46,8 +46,11 @@ class Site:
     """
 
     log: Log
-    intake: Intake
     access: Access = field(default_factory=OpenAccess)
     options: ServerOptions = field(default_factory=ServerOptions)
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    intake: Intake = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.intake = Intake(self.log)
