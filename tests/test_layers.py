@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "portal",
         "position",
         "problem",
+        "room",
         "settings",
         "signature",
         "sse",

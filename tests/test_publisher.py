@@ -255,6 +255,15 @@ def test_a_log_that_breaks_in_its_own_way_closes_the_outbox_too(
             outbox.put(draft(1))
 
 
+@pytest.mark.parametrize("trouble", [[], [LogUnavailable("the disk is full")]])
+def test_nobody_gives_way_any_more_when_a_batch_is_settled(trouble: list[Exception]) -> None:
+    with publishing_to(FetchingLog(*trouble)) as publisher:
+        outbox = outbox_in(publisher)
+        outbox.put(draft(0))
+        assert is_stored(outbox)
+        assert not outbox.preparing
+
+
 # --- what a log is sent at once ------------------------------------------------------------------
 
 

@@ -24,9 +24,9 @@ class ChildOutlet:
     def closed_by(self) -> RunstreamError | None:
         return self._ended or self._outlet.closed_by
 
-    def put(self, draft: Draft, *, priority: bool = False) -> None:
+    def put(self, draft: Draft, priority: bool = False) -> None:
         self._check_running()
-        self._outlet.put(draft, priority=priority)
+        self._outlet.put(draft, priority)
 
     def put_always(self, draft: Draft) -> None:
         self._check_running()

@@ -30,7 +30,7 @@ class Outlet(Protocol):
     @property
     def closed_by(self) -> RunstreamError | None: ...
 
-    def put(self, draft: Draft, *, priority: bool = False) -> None:
+    def put(self, draft: Draft, priority: bool = False) -> None:
         """Queue a user's record, under the outbox's overflow policy."""
         ...
 

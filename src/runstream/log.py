@@ -40,7 +40,7 @@ END_STATUSES: Final[frozenset[str]] = frozenset(
 )
 
 # A page of history: large enough to make the cost per call vanish, small enough to hold many at once.
-READ_LIMIT_DEFAULT: Final = 2048
+READ_LIMIT_DEFAULT: Final = 4096
 READ_LIMIT_MAX: Final = 10_000
 # A page of runs.
 LIST_LIMIT_MAX: Final = 1000
@@ -278,13 +278,17 @@ class Log(Protocol):
 
 
 class PendingAppend(msgspec.Struct, frozen=True):
-    """An append that a log fetches when it is about to commit; `done` gets the answer or the error."""
+    """An append that a log fetches when it is about to commit; `done` gets the answer or the error.
+
+    `prepared` is called before, when all that is left of the work on it is the disk's.
+    """
 
     run_id: str
     drafts: Sequence[Draft]
     producer: Producer
     final: bool
     done: Callable[[Appended | Exception], None]
+    prepared: Callable[[], None] | None = None
 
 
 @runtime_checkable

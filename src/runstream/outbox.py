@@ -7,11 +7,8 @@ next number when it is taken, and a batch that may not have arrived is taken aga
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Final
@@ -22,10 +19,14 @@ from .errors import LogUnavailable, QueueFull, RunEnded, RunstreamError
 from .log import Producer
 from .record import Draft
 from .record_queue import LatestSlot, RecordQueue
+from .room import Room, wake
 from .settings import Overflow
 
 # How long `publish` may block: beyond it the log is not keeping up, and the caller should know.
 BLOCK_S: Final = 5.0
+# How long `publish` gives way to a sender that makes its batch ready: as long as the interpreter itself lets
+# a thread go on while another waits. Beyond that it is not us that the sender waits for.
+GIVE_WAY_S: Final = 0.005
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Outbox:
         kick: Callable[[], None],
         linger_s: float = 0.0,
         block_s: float = BLOCK_S,
+        give_way_s: float = GIVE_WAY_S,
     ) -> None:
         self.url = url
         self.run_id = run_id
@@ -87,16 +89,18 @@ class Outbox:
         self._number = number
         self._records_max = records_max
         self._block_s = block_s
-        # From here on `put` looks twice: at the bound or, so that lingering never fills it, half way.
-        self._watermark = records_max if linger_s <= 0 else (records_max + 1) // 2
+        self._give_way_s = give_way_s
+        # From here on `put` looks twice: half way, once for each batch, and at the bound.
+        self._half = (records_max + 1) // 2 if linger_s > 0 or overflow == "block" else records_max
         self._start(kick)
 
     def _start(self, kick: Callable[[], None]) -> None:
         self._kick = kick
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._blocked = 0
-        self._room_waiters: set[asyncio.Future[None]] = set()
+        self._room = Room(self._lock)
+        self._watermark = self._half
+        # The sender is at work on a batch, and needs the interpreter for it as the producers do.
+        self.preparing = False
         self._queue = RecordQueue()
         self._entries = self._queue.entries
         self._asked = False
@@ -130,7 +134,7 @@ class Outbox:
 
     # --- the producer's side ---------------------------------------------------------------------
 
-    def put(self, draft: Draft, *, priority: bool = False) -> None:
+    def put(self, draft: Draft, priority: bool = False) -> None:
         """Queue a user's record.
 
         Raises:
@@ -175,7 +179,7 @@ class Outbox:
         with self._lock:
             if self.closed_by is not None:
                 raise self._refusal()
-            if len(self._entries) >= self._records_max:
+            if self._is_full():
                 return False
             self._entries.append(draft)
         self._ask()
@@ -193,19 +197,17 @@ class Outbox:
 
     async def wait_room(self) -> None:
         """Wait until there is room, or the log fails (then waiting is no use). Safe to cancel."""
-        if len(self._entries) < self._records_max:
+        if not self._is_full():
             return
-        waiter = asyncio.get_running_loop().create_future()
         with self._lock:
-            full = len(self._entries) >= self._records_max
-            if not full or self._sealed or self.failing is not None:
+            if not self._is_full() or self._is_in_trouble():
                 return
-            self._room_waiters.add(waiter)
+            waiter = self._room.enter()
         try:
             await waiter
         finally:
             with self._lock:
-                self._room_waiters.discard(waiter)
+                self._room.leave(waiter)
 
     def ticket(self) -> Future[bool]:
         """A future that is True once everything queued before is stored, False if it cannot be."""
@@ -225,6 +227,13 @@ class Outbox:
             self._asked = True
             self._kick()
 
+    def _is_full(self) -> bool:
+        return len(self._entries) >= self._records_max
+
+    def _is_in_trouble(self) -> bool:
+        """Whether waiting for room is no use."""
+        return self.closed_by is not None or self.failing is not None
+
     def _refusal(self) -> RunstreamError:
         """The error to raise; without the traceback of the last time, which would only grow."""
         assert self.closed_by is not None  # noqa: S101 - every caller has looked
@@ -236,7 +245,10 @@ class Outbox:
             self.urgent = self._asked = True
             self._kick()
         with self._lock:
-            if len(self._entries) < self._records_max:
+            if self._watermark < self._records_max:
+                self._watermark = self._records_max
+                self._give_way()
+            if not self._is_full():
                 return True
             if self.overflow == "raise":
                 raise QueueFull(
@@ -256,26 +268,29 @@ class Outbox:
             )
         return queued
 
+    def _give_way(self) -> None:
+        """With the lock held, which is given up meanwhile.
+
+        A sender that had to fight for the interpreter at every step would be ready only when the queue is
+        full. So it gets it now, and the rest of the queue is filled while the disk is at work.
+        """
+        if self.preparing:
+            self._room.wait(self._give_way_s, lambda: not self.preparing)
+
     def _wait_for_room(self) -> None:
         """With the lock held, which is given up meanwhile."""
-        deadline = time.monotonic() + self._block_s
-        self._blocked += 1
-        try:
-            while self.closed_by is None and len(self._entries) >= self._records_max:
-                if self.failing is not None:
-                    raise LogUnavailable(
-                        f"the queue is full and the log is failing: {self.failing}"
-                    ) from self.failing
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise QueueFull(
-                        f"the log has not taken a record of run {self.run_id!r} for {self._block_s:g} s"
-                    )
-                self._room.wait(left)
-        finally:
-            self._blocked -= 1
+        self._room.wait(self._block_s, lambda: not self._is_full() or self._is_in_trouble())
         if self.closed_by is not None:
             raise self._refusal()
+        if not self._is_full():
+            return
+        if self.failing is not None:
+            raise LogUnavailable(
+                f"the queue is full and the log is failing: {self.failing}"
+            ) from self.failing
+        raise QueueFull(
+            f"the log has not taken a record of run {self.run_id!r} for {self._block_s:g} s"
+        )
 
     def _sweep(self) -> None:
         """A draft was queued at the very moment of the closing: nobody else would find it."""
@@ -293,13 +308,17 @@ class Outbox:
         sending = self._sending
         return len(self._entries) + (len(sending.drafts) if sending else 0)
 
-    def take(self, limit: int | None = None) -> Batch | None:
-        """The next batch: the one that was not settled, unchanged, or what is queued."""
+    def take(self, limit: int | None = None, *, prepares: bool = False) -> Batch | None:
+        """The next batch: the one that was not settled, unchanged, or what is queued.
+
+        A sender that `prepares` works on it in this process, and calls `prepared` when that is done.
+        """
         if self._sending is not None:
             return self._sending
         with self._lock:
             self._asked = False
             self.urgent = False
+            self._watermark = self._half
             drafts, tickets = self._queue.pop(limit)
             late = self._cut_after_end(drafts) if self._ending else 0
             if drafts:
@@ -310,8 +329,9 @@ class Outbox:
                     last.is_terminal and last.run_id == self.root_run_id,
                     tickets,
                 )
-            waiters = self._notify()
-        _wake(waiters)
+                self.preparing = prepares and self.overflow == "block"
+            waiters = self._room.tell_all()
+        wake(waiters)
         if late:
             self._warn(late, RunEnded("they came too late for the end of their run"))
         if not drafts:
@@ -333,6 +353,12 @@ class Outbox:
         self.counts.dropped += late
         drafts[:] = kept
         return late
+
+    def prepared(self) -> None:
+        """Now the sender waits for the disk, or has failed: producers need not give way any more."""
+        with self._lock:
+            self.preparing = False
+            self._room.tell_threads()
 
     def stored(self, batch: Batch) -> None:
         """The log has the batch."""
@@ -358,8 +384,8 @@ class Outbox:
         with self._lock:
             news = self.failing is None
             self.failing = error
-            waiters = self._notify()
-        _wake(waiters)
+            waiters = self._room.tell_all()
+        wake(waiters)
         if news:
             logger.warning("run %s: the log is failing, still trying: %s", self.run_id, error)
 
@@ -392,8 +418,8 @@ class Outbox:
                 self.counts.failed += len(lost)
             self.counts.dropped += len(drafts)
             self._lost = self._lost or bool(lost or (drafts and queued_in_time))
-            waiters = self._notify()
-        _wake(waiters)
+            waiters = self._room.tell_all()
+        wake(waiters)
         if lost or drafts:
             self._warn(len(lost) + len(drafts), error)
         _answer([*(batch.tickets if batch else ()), *tickets], stored=not self._lost)
@@ -401,28 +427,9 @@ class Outbox:
     def _warn(self, count: int, error: RunstreamError) -> None:
         logger.warning("run %s: %d records could not be stored: %s", self.run_id, count, error)
 
-    def _notify(self) -> list[asyncio.Future[None]]:
-        """With the lock held: wake blocked threads; the waiters to wake without the lock."""
-        if self._blocked:
-            self._room.notify_all()
-        waiters = list(self._room_waiters)
-        self._room_waiters.clear()
-        return waiters
-
 
 def _ended(run_id: str) -> RunEnded:
     return RunEnded(f"run {run_id!r} has ended")
-
-
-def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        with contextlib.suppress(RuntimeError):  # its loop was closed: nobody waits there any more
-            waiter.get_loop().call_soon_threadsafe(_resolve, waiter)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 def _answer(tickets: Iterable[Future[bool]], *, stored: bool) -> None:

@@ -132,18 +132,24 @@ class Publisher:
                 again.append(outbox)
                 continue
             taken.add(outbox)
-            batch = outbox.take()
+            batch = outbox.take(prepares=True)
             if batch is not None:
                 done = functools.partial(self._settle_or_rest, outbox, batch)
                 appends.append(
                     PendingAppend(
-                        outbox.root_run_id, batch.drafts, batch.producer, batch.final, done
+                        outbox.root_run_id,
+                        batch.drafts,
+                        batch.producer,
+                        batch.final,
+                        done,
+                        outbox.prepared,
                     )
                 )
         self._ready.extend(again)
         return appends
 
     def _settle_or_rest(self, outbox: Outbox, batch: Batch, outcome: Appended | Exception) -> None:
+        outbox.prepared()  # it never was if the commit did not come so far
         rested = outbox in self._pauses
         if not self._settle(outbox, batch, outcome):
             self._resting.add(outbox)

@@ -108,6 +108,7 @@ class SqliteLog:
                 Job(
                     self._append_work(one.run_id, one.drafts, one.producer, one.final),
                     one.done,
+                    one.prepared,
                 )
                 for one in take()
             ]

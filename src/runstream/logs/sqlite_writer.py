@@ -51,12 +51,16 @@ logger = logging.getLogger(__name__)
 class Job:
     """One piece of work for the next transaction, and where its outcome goes."""
 
-    __slots__ = ("done", "outcome", "work")
+    __slots__ = ("done", "outcome", "prepared", "work")
 
-    def __init__(self, work: Work, done: Callable[[Any], None]) -> None:
+    def __init__(
+        self, work: Work, done: Callable[[Any], None], prepared: Callable[[], None] | None = None
+    ) -> None:
         self.work = work
         # Called once, on the writer's thread, with the result or the exception, after the commit.
         self.done = done
+        # Called when the transaction is complete and only the disk's part of the commit is left.
+        self.prepared = prepared
         self.outcome: Any = None
 
 
@@ -286,6 +290,9 @@ class Writer:
                 job.outcome = error
             if isolated:
                 connection.execute("RELEASE job")
+        for job in jobs:
+            if job.prepared is not None:
+                job.prepared()
         connection.execute("COMMIT")
 
     def _begin(self) -> None:
