@@ -35,7 +35,7 @@ RESULT_SIZE_BYTES_MAX = 64 * 1024
 REPR_LENGTH_MAX = 500
 
 # Values of these types alone are nothing that the encoder copies unseen.
-_HARMLESS = frozenset({str, int, float, bool, type(None)})
+_HARMLESS = frozenset({str, int, bool, type(None)})
 _NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -95,31 +95,28 @@ def encode_json(value: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> b
 
 
 def _encode_dict(payload: dict[Any, Any], size_bytes_max: int) -> bytes:
-    types = set(map(type, payload.values()))
-    if types <= _HARMLESS:
-        return _encode_harmless(payload, types, size_bytes_max)
-    return _encode_value(payload, size_bytes_max)
+    return _encode_flat(payload, size_bytes_max) or _encode_value(payload, size_bytes_max)
 
 
 def _encode_plain_model(model: Any, size_bytes_max: int) -> bytes:
     # The common event: its fields are its JSON, so the shorter way and its cheaper checks will do.
-    fields = model.__dict__
-    types = set(map(type, fields.values()))
-    if types <= _HARMLESS and not model.__pydantic_extra__:
-        return _encode_harmless(fields, types, size_bytes_max)
-    return _encode_model(model, size_bytes_max)
+    if model.__pydantic_extra__:
+        return _encode_model(model, size_bytes_max)
+    return _encode_flat(model.__dict__, size_bytes_max) or _encode_model(model, size_bytes_max)
 
 
-def _encode_harmless(payload: dict[Any, Any], types: set[type], size_bytes_max: int) -> bytes:
-    """Of all that the checks look for, this can hold NaN and infinity alone."""
+def _encode_flat(fields: dict[Any, Any], size_bytes_max: int) -> bytes | None:
+    """The encoding of values that need no look at it, None if there are others."""
+    for value in fields.values():
+        # Of exactly these types: a subclass may hold anything.
+        if type(value) not in _HARMLESS and not (type(value) is float and math.isfinite(value)):
+            return None
     try:
-        raw = _encode(payload)
+        raw = _encode(fields)
     except _NOT_JSON as error:
         raise _not_json(error) from error
     if len(raw) > size_bytes_max:
         raise _too_large(raw, size_bytes_max)
-    if float in types:
-        _refuse_non_finite(payload)
     return raw
 
 

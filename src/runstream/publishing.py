@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from time import time_ns
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -23,6 +23,9 @@ from .settings import ChildRun, environment_with, read_settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Classes of payloads whose way is remembered: a program has far fewer, unless it makes them as it runs.
+CLASSES_MAX: Final = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +41,22 @@ def _user_kind(kind: object) -> str:
     return name
 
 
-@lru_cache(maxsize=1024)
-def _by_class(cls: type) -> tuple[str, PayloadEncoder]:
+class _Classes(dict[type, tuple[str, PayloadEncoder]]):
     """What a payload's class decides: the kind that it has by itself, and how it is encoded.
 
-    Raises InvalidInput if that kind is reserved, or nothing of this class is a payload.
+    A dictionary, because calling a cache takes longer than anything else before the encoding. A miss raises
+    InvalidInput if that kind is reserved, or nothing of the class is a payload.
     """
-    return _user_kind(getattr(cls, "__event_kind__", "event")), payload_encoder(cls)
+
+    def __missing__(self, cls: type) -> tuple[str, PayloadEncoder]:
+        found = _user_kind(getattr(cls, "__event_kind__", "event")), payload_encoder(cls)
+        if len(self) >= CLASSES_MAX:
+            self.clear()
+        self[cls] = found
+        return found
+
+
+_by_class = _Classes()
 
 
 @lru_cache(maxsize=4096)
@@ -87,7 +99,7 @@ def publish(
     cls = payload.__class__
     try:
         if kind is None:
-            kind, encode = _by_class(cls)
+            kind, encode = _by_class[cls]
         else:
             kind, encode = _user_kind(kind), payload_encoder(cls)
         if topic is not None:
@@ -119,7 +131,7 @@ def publish(
         correlation_id,
         index,
     )
-    outlet.put(draft, priority=priority)
+    outlet.put(draft, priority)
 
 
 def flush(timeout: float = 2.0) -> bool:
