@@ -116,6 +116,8 @@ def check_batch(drafts: Sequence[Draft], *, root_run_id: str, final: bool) -> No
     """Raises InvalidInput unless the drafts may be appended together, `final` or not."""
     if not drafts:
         raise InvalidInput("an append needs at least one record")
+    if not final and TERMINAL_KINDS.isdisjoint({draft.kind for draft in drafts}):
+        return
     ends = [
         number
         for number, draft in enumerate(drafts, 1)

@@ -200,7 +200,7 @@ class Subscription:
         last = drafts[-1]
         if self._is_root and self._filter.is_open and last.run_id == self.run_id:
             origin = self._origins[self.run_id]
-            if set(map(_run_id, drafts)) == {self.run_id}:
+            if {draft.run_id for draft in drafts} == {self.run_id}:
                 return [
                     Record(seq, draft, origin) for seq, draft in enumerate(drafts, first_seq)
                 ], last.is_terminal

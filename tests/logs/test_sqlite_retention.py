@@ -11,7 +11,7 @@ import pytest
 
 from runstream.errors import GenerationChanged, PositionGone, RunNotFound
 from runstream.filter import make_filter
-from runstream.log import Log
+from runstream.log import READ_LIMIT_DEFAULT, Log
 from runstream.logs import open_log
 from runstream.logs.sqlite import SqliteLog
 from runstream.logs.sqlite_file import open_writer
@@ -102,7 +102,7 @@ async def test_a_removed_id_begins_anew_with_another_generation(tmp_path: Path) 
 
 async def test_a_reader_behind_a_removal_is_told(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "events.db", retention_s=0.2)
-    await write_run(log, "r", records=3000)
+    await write_run(log, "r", records=READ_LIMIT_DEFAULT + 1)
     subscription = Subscription(log, "r", filter=make_filter(), start=make_start(None, None, None))
     pages = subscription.pages()
     first = await anext(pages)

@@ -85,10 +85,12 @@ def read_page(connection: sqlite3.Connection, run_id: str, after: Cursor, limit:
 def _read_drafts(connection: sqlite3.Connection, root: int, after: int, limit: int) -> list[Draft]:
     drafts: list[Draft] = []
     size_bytes = 0
-    for first_seq, encoded in connection.execute(
-        "SELECT first_seq, drafts FROM chunk WHERE run = ? AND last_seq > ? ORDER BY last_seq",
+    for first_seq, last_seq, encoded in connection.execute(
+        "SELECT first_seq, last_seq, drafts FROM chunk WHERE run = ? AND last_seq > ? ORDER BY last_seq",
         (root, after),
     ):
+        if drafts and last_seq - after > limit:
+            break
         found = _decode(encoded)
         drafts.extend(found[after + 1 - first_seq :] if first_seq <= after else found)
         size_bytes += len(encoded)
