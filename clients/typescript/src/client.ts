@@ -5,7 +5,23 @@ import type { RunStatus } from "./folds/steps.js";
 import { type ConnectOptions, Http } from "./http.js";
 import { Publisher, type PublishOptions } from "./publisher.js";
 import { type Item, type StreamRecord, TERMINAL_KINDS } from "./record.js";
-import { subscribe, subscribePages, type SubscribeOptions } from "./subscription.js";
+import { queryOf, subscribe, subscribePages, type SubscribeOptions } from "./subscription.js";
+
+/** One page of a run's records. */
+export interface Page {
+  /** Records behind the position, in order. */
+  records: StreamRecord[];
+  /** Where the next page begins. */
+  cursor: string;
+  /** Nothing comes behind it: the run has ended. */
+  ended: boolean;
+}
+
+export interface PageOptions extends Omit<SubscribeOptions, "follow" | "onState"> {
+  limit?: number;
+  /** Wait for records, at most this long (seconds). */
+  wait?: number;
+}
 
 /** What the server knows of a run. */
 export interface RunInfo {
@@ -54,6 +70,15 @@ export class Streams {
   /** The same in the batches in which they arrive, for folding many at once. */
   pages(runId: string, options: SubscribeOptions = {}): AsyncGenerator<Item[], void, void> {
     return subscribePages(this.http, runId, options);
+  }
+
+  /** One page of records, for looking at a part of a run. */
+  async page(runId: string, { limit, wait, signal, ...position }: PageOptions): Promise<Page> {
+    const path = `/v1/runs/${encodeURIComponent(runId)}/events`;
+    const init = { query: { ...queryOf(position), limit, wait }, headers: { accept: "application/json" }, signal };
+    const page = await this.http.json<Page & { generation: string }>("GET", path, init);
+    for (const record of page.records) record.cursor = `${page.generation}.${record.seq}`;
+    return page;
   }
 
   handler(runId: string): Handler {

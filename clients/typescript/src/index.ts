@@ -1,4 +1,4 @@
-export { connect, Handler, Streams, type ListOptions, type RunInfo, type WorkflowInfo } from "./client.js";
+export { connect, Handler, Streams, type ListOptions, type Page, type PageOptions, type RunInfo, type WorkflowInfo } from "./client.js";
 export { type ErrorCode, RunstreamError } from "./errors.js";
 export { applyPatch, InvalidPatch, type Json } from "./folds/patch.js";
 export { type AttemptState, type RunState, type RunStatus, StepFold, type StepState, type StepStatus } from "./folds/steps.js";

@@ -32,19 +32,24 @@ const SILENCE_MS = 45_000;
 const RETRY_MS = 250;
 const RETRY_MS_MAX = 10_000;
 
+/** The options as the server's parameters. */
+export const queryOf = ({ fromSeq, after, last, kinds, topics, steps, correlationIds, follow }: SubscribeOptions): Query => ({
+  kinds: list(kinds),
+  topics: list(topics),
+  steps: list(steps),
+  correlation_ids: list(correlationIds),
+  follow: follow === false ? false : undefined,
+  from_seq: fromSeq,
+  last,
+  after: after ?? undefined,
+});
+
 const list = (names: string | readonly string[] | undefined) => (typeof names === "string" ? [names] : names);
 
 /** The items in the batches in which they arrived (never empty), gaps among them, until the run's end. */
 export async function* subscribePages(http: Http, runId: string, options: SubscribeOptions): AsyncGenerator<Item[], void, void> {
   const { signal, onState } = options;
-  const query: Query = {
-    kinds: list(options.kinds),
-    topics: list(options.topics),
-    steps: list(options.steps),
-    correlation_ids: list(options.correlationIds),
-    follow: options.follow === false ? false : undefined,
-  };
-  const first: Query = { from_seq: options.fromSeq, last: options.last, after: options.after ?? undefined };
+  const { from_seq, last, after, ...query } = queryOf(options);
   let cursor: string | undefined;
   let pause = RETRY_MS;
   onState?.("connecting");
@@ -58,7 +63,7 @@ export async function* subscribePages(http: Http, runId: string, options: Subscr
     try {
       const response = await http.send("GET", `/v1/runs/${encodeURIComponent(runId)}/events`, {
         // An integer is for the first connection alone: once there is a cursor it goes first.
-        query: cursor === undefined ? { ...query, ...first } : query,
+        query: cursor === undefined ? { ...query, from_seq, last, after } : query,
         headers: { accept: "text/event-stream", ...(cursor !== undefined && { "last-event-id": cursor }) },
         signal: leave.signal,
       });

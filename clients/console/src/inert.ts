@@ -1,0 +1,11 @@
+/** Text from strangers, shown so that it can do nothing: React escapes markup, this does the rest. */
+
+/** Controls, marks that turn the direction of text, and what has no width: shown as their escapes. */
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
+export const inert = (text: string): string => text.replace(UNSEEN, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+/** A value as JSON, in one line or many. */
+export const json = (value: unknown, indent = 0): string => inert(JSON.stringify(value, null, indent) ?? "");
+
+export const clip = (text: string, most: number): string => (text.length > most ? `${text.slice(0, most)}…` : text);

@@ -1,0 +1,41 @@
+/** The way through time: the run as it was after any record, and on from there. */
+
+import { useState } from "react";
+import type { RunModel } from "./run-model.js";
+import { clock, count } from "./time.js";
+
+const SPEEDS = [1, 10, 100];
+
+export function Scrubber({ model }: { model: RunModel }) {
+  const [speed, setSpeed] = useState(1);
+  const { replay } = model;
+  const newest = model.newestSeq;
+  const at = replay?.target ?? model.folds.lastSeq;
+  if (newest === 0) return null;
+  return (
+    <div className="scrubber" role="group" aria-label="Replay">
+      {replay?.isPlaying ? (
+        <button type="button" onClick={() => model.pause()}>Pause</button>
+      ) : (
+        <button type="button" disabled={!replay || replay.isSeeking} onClick={() => void model.play(speed)}>Play</button>
+      )}
+      <input
+        type="range"
+        aria-label="Show the run after record"
+        aria-valuetext={`record ${at} of ${newest}`}
+        min={model.foldedFrom}
+        max={newest}
+        value={at}
+        onChange={(event) => void model.seek(Number(event.target.value))}
+      />
+      <output>{replay ? `${count(at)}${replay.isSeeking ? " …" : ""} · ${clock(replay.folds.lastTime)}` : "live"}</output>
+      <label className="speed">
+        Speed{" "}
+        <select value={speed} onChange={(event) => { setSpeed(Number(event.target.value)); if (replay?.isPlaying) void model.play(Number(event.target.value)); }}>
+          {SPEEDS.map((one) => <option key={one} value={one}>×{one}</option>)}
+        </select>
+      </label>
+      <button type="button" disabled={!replay} onClick={() => model.goLive()}>Live</button>
+    </div>
+  );
+}

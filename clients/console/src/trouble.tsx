@@ -1,0 +1,24 @@
+/** What went wrong, and what a person can do about it. */
+
+import { type ReactNode, useState } from "react";
+import { setToken } from "./session.js";
+
+/** An error; a server that wants a token is given one. */
+export function Trouble({ error, onRetry }: { error: { code: string; message: string; status: number }; onRetry?: () => void }): ReactNode {
+  const [value, setValue] = useState("");
+  if (error.status === 401) {
+    return (
+      <form className="trouble" role="alert" onSubmit={(event) => { event.preventDefault(); setToken(value); onRetry ? onRetry() : location.reload(); }}>
+        <p>This server wants a token. <code>runstream token create</code> on the server makes one.</p>
+        <label>Token <input type="password" autoComplete="off" value={value} onChange={(event) => setValue(event.target.value)} /></label>
+        <button type="submit">Use it in this tab</button>
+      </form>
+    );
+  }
+  return (
+    <div className="trouble" role="alert">
+      <p>{error.message}</p>
+      {onRetry && <button type="button" onClick={onRetry}>Try again</button>}
+    </div>
+  );
+}
