@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -15,18 +16,25 @@ from .options import debug_option, url_option
 
 EXAMPLES: Final = """\b
 Examples:
-  runstream serve                                  the log in your user data folder, at 127.0.0.1:4747
+  runstream serve                                  your default log, at 127.0.0.1:4747
   runstream serve --url sqlite:events.db --port 8080
+  runstream serve --host 0.0.0.0 --keys keys.json --tls-cert cert.pem --tls-key key.pem
 
 \b
 Exit codes: 0 stopped by SIGTERM or Ctrl-C; 2 usage; 4 the log cannot be used, or the
 address is taken.
 """
 
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command(epilog=EXAMPLES, short_help="Serve a log over HTTP.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="HOST",
+    help="Where to listen; beyond this machine only with --keys or JWTs.",
 )
 @click.option(
     "--port",
@@ -36,25 +44,40 @@ address is taken.
     metavar="PORT",
     help="Where to listen.",
 )
+@click.option("--tls-cert", type=_FILE, metavar="FILE", help="Serve HTTPS with this certificate …")
+@click.option("--tls-key", type=_FILE, metavar="FILE", help="… and its key (both PEM).")
+@click.option("--keys", type=_FILE, metavar="FILE", help="Ask callers for one of these keys.")
 @click.option(
-    "--tls-cert",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Serve HTTPS with this certificate (PEM) …",
+    "--jwt-secret", type=_FILE, metavar="FILE", help="Take JWTs signed with this secret (HS256)."
 )
-@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="… and its key.")
+@click.option(
+    "--jwks",
+    type=_FILE,
+    metavar="FILE",
+    help="Take JWTs signed by one of these keys (RS256, ES256).",
+)
+@click.option("--jwt-issuer", metavar="TEXT", help="The `iss` that JWTs must have.")
+@click.option("--jwt-audience", metavar="TEXT", help="The `aud` that JWTs must have.")
+@click.option(
+    "--run-token-secret",
+    type=_FILE,
+    metavar="FILE",
+    help="What run tokens are signed with. Default: beside the keys, else a new one each start.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Pages of this origin may call the server; may be given several times.",
+)
 @click.option("--no-streaming", is_flag=True, help="Switch streaming off: event routes answer 501.")
 @url_option
 @debug_option
 def serve(
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    no_streaming: bool,
-    url: str | None,
+    host: str, port: int, url: str | None, cors_origins: tuple[str, ...], **options: Any
 ) -> None:
-    """Serve a log over HTTP: publish into it, follow it, by any client, browsers included.
+    """Serve a log over HTTP: publish into it and follow it from anywhere, browsers included.
 
     Stops on SIGTERM or Ctrl-C: subscribers are told, what is being stored is stored, and it is gone in
     seconds.
@@ -62,18 +85,40 @@ def serve(
     try:
         # Not at the top: what they import is an extra, and would slow down every other command.
         from ..server import app as server_app  # noqa: PLC0415
-        from ..server import serving, site  # noqa: PLC0415
+        from ..server import credentials, serving, site  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise InvalidInput(
             "serving needs more packages: pip install 'runstream[server]'"
         ) from error
-    if (tls_cert is None) != (tls_key is None):
-        raise InvalidInput("--tls-cert and --tls-key go together")
+    logging.basicConfig(level=logging.WARNING, format="runstream: %(levelname)s %(message)s")
     log_url = url or read_settings().url
-    listening = serving.Listening(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
-    app = server_app.create_app(log_url, options=site.ServerOptions(streaming=not no_streaming))
+    listening = serving.Listening(
+        host=host, port=port, tls_cert=options["tls_cert"], tls_key=options["tls_key"]
+    )
+    access = credentials.choose_access(
+        host,
+        credentials.Credentials(
+            keys_file=options["keys"],
+            jwt_secret_file=options["jwt_secret"],
+            jwks_file=options["jwks"],
+            jwt_issuer=options["jwt_issuer"],
+            jwt_audience=options["jwt_audience"],
+            run_token_secret_file=options["run_token_secret"],
+        ),
+        origins=cors_origins,
+    )
+    app = server_app.create_app(
+        log_url,
+        options=site.ServerOptions(
+            streaming=not options["no_streaming"], cors_origins=cors_origins
+        ),
+        access=access,
+    )
 
     def on_ready() -> None:
-        click.echo(f"runstream serves {with_secrets_hidden(log_url)} at {listening.url}", err=True)
+        shown = with_secrets_hidden(log_url)
+        click.echo(
+            f"runstream serves {shown} at {listening.url} (auth: {access.describe()})", err=True
+        )
 
     asyncio.run(serving.serve(app, listening, on_ready))

@@ -24,6 +24,8 @@ from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
 from .answers import INTERNAL, problem_for, send_problem
 from .bodies import ClientGone
+from .cors import with_cors
+from .lease_watch import watch_leases
 from .metrics import Metrics
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
@@ -57,6 +59,7 @@ class App:
         self._metrics = metrics
         self._chores = chores
         self._router = Router(routes)
+        self._requests = with_cors(self._request, options.cors_origins)
         self._site: Site | None = None
         self._starting = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
@@ -129,20 +132,23 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            site = self._site or await self.start()
-            self._active += 1
-            self._idle.clear()
-            try:
-                await self._answer(site, scope, receive, send)
-            finally:
-                self._active -= 1
-                if not self._active:
-                    self._idle.set()
+            await self._requests(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
             # WebSockets: closing before accepting is answered with 403.
             await send({"type": "websocket.close"})
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        site = self._site or await self.start()
+        self._active += 1
+        self._idle.clear()
+        try:
+            await self._answer(site, scope, receive, send)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
 
     async def _answer(self, site: Site, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = time.perf_counter()
@@ -185,8 +191,7 @@ class App:
             principal = site.access.identify(scope)
             if run_id is not None:
                 check_run_id(run_id)
-            if not route.asks_itself:
-                principal.require(route.permission, run_id)
+            principal.require(route.permission, run_id)
         if route.streams and not self._options.streaming:
             raise StreamingOff("streaming is switched off at this server")
         if route.raw is not None:
@@ -226,7 +231,7 @@ def create_app(
         options=options or ServerOptions(),
         access=access or OpenAccess(),
         metrics=metrics or Metrics(),
-        chores=(),
+        chores=(watch_leases,),
         routes=ROUTES,
     )
 

@@ -7,7 +7,7 @@ import zlib
 from typing import Final, TypeVar
 
 import msgspec
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from ..api import JSON
 from ..errors import InvalidInput, RequestTooLarge
@@ -18,42 +18,41 @@ T = TypeVar("T")
 # A body of the largest size takes this long on a line of 1 Mbit/s; a sender that is slower holds memory
 # and a connection for nothing.
 BODY_READ_S_MAX: Final = 40.0
+_JSON: Final = JSON.encode()
 # zlib's number for "a gzip header and trailer, and the largest window".
 _GZIP_WBITS: Final = 31
-# Deep enough for every value that may be stored, inside of its body.
-_TOO_DEEP: Final = "it is nested too deeply"
 
 
 class ClientGone(Exception):
     """The client went away before its request was whole: nothing happens, nobody is answered."""
 
 
-async def read_body(scope: Scope, receive: Receive, size_bytes_max: int) -> bytes:
-    """The request's body, unpacked.
+async def read_body(
+    scope: Scope, receive: Receive, size_bytes_max: int, *, optional: bool = False
+) -> bytes:
+    """The request's body, unpacked. An `optional` one may be empty, and needs a type only if it is not.
 
     Raises:
         RequestTooLarge: more than `size_bytes_max` bytes, packed or unpacked.
         Refused: an encoding or media type that is not understood; too slow.
         ClientGone: it left before the end.
     """
-    packed = _check_headers(scope, size_bytes_max)
-    message = await receive()
-    # Most bodies come in one piece, at once: they need neither a clock nor a list.
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > size_bytes_max:
-            raise _too_large(size_bytes_max)
-    else:
-        try:
-            async with asyncio.timeout(BODY_READ_S_MAX):
-                body = await _read_rest(message, receive, size_bytes_max)
-        except TimeoutError:
-            raise Refused(
-                "request_timeout",
-                f"the body did not arrive within {BODY_READ_S_MAX:.0f} seconds",
-                [(b"connection", b"close")],
-            ) from None
-    return _unpack(body, size_bytes_max) if packed else body
+    media_type, encoding = _read_headers(scope, size_bytes_max)
+    if not optional:
+        _check_media_type(media_type)
+    packed = _is_packed(encoding)
+    try:
+        async with asyncio.timeout(BODY_READ_S_MAX):
+            body = await _read(receive, size_bytes_max)
+    except TimeoutError:
+        raise Refused(
+            "request_timeout",
+            f"the body did not arrive within {BODY_READ_S_MAX:.0f} seconds",
+            [(b"connection", b"close")],
+        ) from None
+    if optional and body:
+        _check_media_type(media_type)
+    return _unpack(body, size_bytes_max) if packed and body else body
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -66,15 +65,15 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
-        raise InvalidInput(f"the body cannot be read: {_TOO_DEEP}") from None
+        raise InvalidInput("the body cannot be read: it is nested too deeply") from None
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the body is not what this route takes: {error}") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
 
 
-def _check_headers(scope: Scope, size_bytes_max: int) -> bool:
-    """Refuse at the first sight of the headers what cannot be read; whether the body is packed."""
+def _read_headers(scope: Scope, size_bytes_max: int) -> tuple[bytes, bytes]:
+    """Media type and encoding. Raises RequestTooLarge at once if the length is told and too large."""
     media_type, encoding = b"", b""
     for name, value in scope["headers"]:
         if name == b"content-type":
@@ -83,34 +82,42 @@ def _check_headers(scope: Scope, size_bytes_max: int) -> bool:
             encoding = value
         elif name == b"content-length" and value.isdigit() and int(value) > size_bytes_max:
             raise _too_large(size_bytes_max)
-    if media_type != b"application/json":
-        _check_media_type(media_type.decode("latin-1"))
-    if encoding.strip().lower() in {b"", b"identity"}:
-        return False
-    if encoding.strip().lower() in {b"gzip", b"x-gzip"}:
-        return True
-    raise Refused(
-        "unsupported_media_type",
-        f"a body's content-encoding is gzip or none, not {encoding.decode('latin-1')!r}",
-        [(b"accept-encoding", b"gzip")],
-    )
+    return media_type, encoding
 
 
-def _check_media_type(given: str) -> None:
-    kind, _, parameters = given.partition(";")
+def _check_media_type(given: bytes) -> None:
+    if given == _JSON:
+        return
+    text = given.decode("latin-1")
+    kind, _, parameters = text.partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if kind.strip().lower() != JSON or charset not in {"", "utf-8", "utf8"}:
         raise Refused(
             "unsupported_media_type",
-            f"a body's content-type is {JSON} (in UTF-8), not {given!r}",
-            [(b"accept-post", JSON.encode())],
+            f"a body's content-type is {JSON} (in UTF-8), not {text!r}",
+            [(b"accept-post", _JSON)],
         )
 
 
-async def _read_rest(message: Message, receive: Receive, size_bytes_max: int) -> bytes:
+def _is_packed(encoding: bytes) -> bool:
+    match encoding.strip().lower():
+        case b"" | b"identity":
+            return False
+        case b"gzip" | b"x-gzip":
+            return True
+        case _:
+            raise Refused(
+                "unsupported_media_type",
+                f"a body's content-encoding is gzip or none, not {encoding.decode('latin-1')!r}",
+                [(b"accept-encoding", b"gzip")],
+            )
+
+
+async def _read(receive: Receive, size_bytes_max: int) -> bytes:
     parts: list[bytes] = []
     size_bytes = 0
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         part: bytes = message.get("body", b"")
@@ -120,7 +127,6 @@ async def _read_rest(message: Message, receive: Receive, size_bytes_max: int) ->
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
-        message = await receive()
 
 
 def _unpack(body: bytes, size_bytes_max: int) -> bytes:

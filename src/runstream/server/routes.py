@@ -21,10 +21,12 @@ from ..api import (
     OpenRun,
     RunBody,
     RunList,
+    RunToken,
     Signal,
+    TokenRequest,
     TrimRun,
 )
-from . import health, ingest, pages, runs
+from . import health, ingest, metrics_route, pages, runs, token_route
 from .access import Permission, Principal
 from .site import Site
 
@@ -53,7 +55,7 @@ class Route:
     """One method of one path.
 
     `permission` is asked for the run of the address (for runs at large where it names none); without one
-    the route is open to everyone. `asks_itself`: the endpoint asks, because it concerns many runs.
+    the route is open to everyone.
     """
 
     method: str
@@ -62,7 +64,6 @@ class Route:
     cold: Cold | None = None
     raw: Raw | None = None
     permission: Permission | None = None
-    asks_itself: bool = False
     # Switched off with streaming.
     streams: bool = False
     body: type[Body] | None = None
@@ -109,7 +110,6 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="Runs, newest first",
         cold=runs.list_runs,
         permission="runs:read",
-        asks_itself=True,
         parameters=(
             Parameter(name="workflow", description="Only runs of this workflow"),
             Parameter(name="status", description="Only runs with this status"),
@@ -177,6 +177,24 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission="runs:write",
         body=Signal,
         answers={202: ("The event is stored", AppendedEvents)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{_RUN}/tokens",
+        summary="A short-lived token that reads this run, for a web page",
+        cold=token_route.create_token,
+        permission="runs:read",
+        body=TokenRequest,
+        body_required=False,
+        answers={201: ("The token", RunToken)},
+    ),
+    Route(
+        method="GET",
+        pattern="/metrics",
+        summary="The figures of this server process, for Prometheus",
+        cold=metrics_route.get_metrics,
+        permission="metrics",
+        answers={200: ("Prometheus' text format", None)},
     ),
     Route(
         method="GET",

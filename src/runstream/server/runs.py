@@ -151,7 +151,10 @@ async def trim_run(site: Site, _principal: Principal, request: Request) -> Respo
 
 
 async def cancel_run(site: Site, _principal: Principal, request: Request) -> Response:
-    asked = await _body(site, request, _CANCEL)
+    body = await read_body(
+        request.scope, request.receive, site.options.body_bytes_max, optional=True
+    )
+    asked = decode(body, _CANCEL) if body else CancelRun()
     return await _tell(site, _run_id(request), "run.cancel_requested", {"reason": asked.reason})
 
 

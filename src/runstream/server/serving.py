@@ -8,7 +8,6 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server.embed import Server
 
-from ..errors import LogUnavailable
+from ..errors import InvalidInput, LogUnavailable
 from .app import App
 
 PORT: Final = 4747
@@ -48,19 +47,14 @@ class Listening:
     tls_key: Path | None = None
     tls_key_password: str | None = None
 
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidInput("a certificate and its key go together")
+
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
 
 
 async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) -> None:

@@ -6,11 +6,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..api import JSON, RunToken, TokenRequest
-from ..errors import InvalidInput
+from ..api import RunToken, TokenRequest
 from ..wire import rfc3339
 from .access import Principal
+from .answers import json_response
+from .bodies import decode, read_body
 from .site import Site
+
+_REQUEST = msgspec.json.Decoder(TokenRequest)
 
 
 async def create_token(site: Site, principal: Principal, request: Request) -> Response:
@@ -23,14 +26,10 @@ async def create_token(site: Site, principal: Principal, request: Request) -> Re
     """
     run_id: str = request.path_params["run_id"]
     principal.require("runs:read", run_id)
-    body = await request.body()
-    try:
-        wish = msgspec.json.decode(body, type=TokenRequest) if body else TokenRequest()
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise InvalidInput(f"the body is not a token request: {error}") from None
+    body = await read_body(
+        request.scope, request.receive, site.options.body_bytes_max, optional=True
+    )
+    wish = decode(body, _REQUEST) if body else TokenRequest()
     token, expires = site.access.mint(principal, run_id, wish.ttl_s)
     answer = RunToken(token=token, expires=rfc3339(int(expires * 1_000_000)))
-    # A token is as good as a key for a while: no cache may keep it.
-    return Response(
-        msgspec.json.encode(answer), 201, {"Cache-Control": "no-store"}, media_type=JSON
-    )
+    return json_response(answer, 201)
