@@ -10,6 +10,8 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 import platformdirs
@@ -51,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One reading of the environment; docs/logs.md lists the variables."""
 
     url: str
+    token: str | None = None
     queue_records_max: int = QUEUE_RECORDS_MAX
     record_size_bytes_max: int = RECORD_SIZE_BYTES_MAX
     publish_batch_size: int = PUBLISH_BATCH_SIZE
@@ -76,6 +79,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     return Settings(
         url=env.get("RUNSTREAM_URL") or default_url(),
+        token=env.get("RUNSTREAM_TOKEN") or None,
         queue_records_max=_whole(env, "RUNSTREAM_QUEUE_RECORDS", QUEUE_RECORDS_MAX, 1, 10_000_000),
         record_size_bytes_max=_whole(
             env, "RUNSTREAM_RECORD_SIZE_BYTES", RECORD_SIZE_BYTES_MAX, 1024, 64 * 1024 * 1024
@@ -112,6 +116,14 @@ def quiet_rust() -> Generator[None]:
         yield
     finally:
         os.environ.pop("RUST_LOG", None)
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that this machine's usual variables (or its system settings) name for a URL."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -1,0 +1,218 @@
+"""A log behind a server: the whole contract over HTTP.
+
+The server checks and stores, and what it refuses is raised here as the same error. What may have been
+carried out although its answer was lost is done again only where that is harmless: appends go by their
+producer's numbers, and one without a producer is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from ..admission import check_batch, check_limit, check_open
+from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
+from ..errors import InvalidInput, InvalidURL, LeaseLost, RequestTooLarge, RunNotFound
+from ..filter import Filter
+from ..log import (
+    LIST_LIMIT_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    Producer,
+    RunInfo,
+    Status,
+)
+from ..record import Cursor, Draft, Record, check_run_id
+from ..settings import read_settings
+from ..start import Start
+from . import refuse_unknown
+from .http_codec import (
+    encode_append,
+    encode_events,
+    encode_json,
+    lease_body,
+    read_appended,
+    read_opened,
+    read_page,
+    read_run,
+    read_runs,
+    split_events,
+)
+from .http_follow import Follower
+from .http_transport import TIMES, Times, Transport
+
+# Longer than any token of use; more is a file read by mistake.
+TOKEN_LENGTH_MAX: Final = 8192
+
+
+def open_url(address: str, options: dict[str, str], *, token: str | None = None) -> HttpLog:
+    """`http://HOST:PORT`, `https://HOST/PREFIX`; `?ca=FILE` names the certificates to trust instead of
+    the system's. Without a token: `RUNSTREAM_TOKEN`. Connects only when it is used.
+
+    Raises:
+        InvalidURL: no host, or a user, password or token in the URL.
+    """
+    refuse_unknown(options, ("ca",))
+    parts = urlsplit(address)
+    if not parts.hostname:
+        raise InvalidURL("a server's URL is http://HOST:PORT or https://HOST, maybe with a path")
+    if "@" in parts.netloc:
+        raise InvalidURL("a token is given as token= or RUNSTREAM_TOKEN, never in the URL")
+    return HttpLog(address, token=token or read_settings().token, ca=options.get("ca"))
+
+
+class HttpLog:
+    """One server's log. Safe for any event loop; connections are made with the first request."""
+
+    def __init__(
+        self, base: str, *, token: str | None = None, ca: str | None = None, times: Times = TIMES
+    ) -> None:
+        if token is not None:
+            _check_token(token)
+        self._transport = Transport(base, token=token, ca=ca, times=times)
+
+    def __repr__(self) -> str:
+        return f"<HttpLog {self._transport.base}>"
+
+    async def open(
+        self,
+        run_id: str,
+        *,
+        producer: str | None,
+        workflow: str | None = None,
+        parent_run_id: str | None = None,
+        claim: LeaseClaim | None = None,
+    ) -> Opened:
+        check_open(run_id, producer, workflow, parent_run_id, claim)
+        body = OpenRun(
+            workflow=workflow,
+            parent_run_id=parent_run_id,
+            producer=producer,
+            lease_s=None if claim is None else claim.lease_s,
+            grace_s=0.0 if claim is None else claim.grace_s,
+        )
+        answer = await self._transport.call("PUT", f"/runs/{run_id}", body=encode_json(body))
+        opened = read_opened(answer.body)
+        if answer.unsure and not opened.created and opened.info.last_seq == 0:
+            # Our own first attempt created it; nobody has written its first record.
+            return Opened(opened.info, opened.epoch, opened.number, created=True)
+        return opened
+
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        producer: Producer | None = None,
+        final: bool = False,
+    ) -> Appended:
+        """As the contract says; a batch beyond a request's limits goes in several, which a producer's
+        numbers make one: repeated after a failure, nothing is stored twice.
+        """
+        path = _path(run_id, "/events")
+        if not drafts:
+            check_batch(drafts, root_run_id=run_id, final=final)
+        parts = list(split_events(encode_events(run_id, drafts)))
+        if producer is None and len(parts) > 1:
+            raise RequestTooLarge(
+                "more than one request holds needs a producer, whose numbers keep it together"
+            )
+        first_seq = last_seq = duplicates = 0
+        for start, events in parts:
+            last = start + len(events) == len(drafts)
+            sender = producer and Producer(producer.id, producer.epoch, producer.number + start)
+            answer = await self._transport.call(
+                "POST",
+                path,
+                body=encode_append(events, sender, final=final and last),
+                repeatable=producer is not None,
+            )
+            stored = read_appended(answer.body)
+            first_seq = first_seq if start else stored.first_seq
+            last_seq = stored.last_seq
+            # What our own first attempt stored is no duplicate of anything the caller sent before.
+            duplicates += stored.duplicates if not (answer.unsure and stored.last_seq) else 0
+        return Appended(first_seq, last_seq, duplicates)
+
+    async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
+        limit = check_limit(limit, READ_LIMIT_MAX)
+        query = [("stream", "true"), ("after", str(after)), ("limit", str(limit))]
+        answer = await self._transport.call("GET", _path(run_id, "/events"), query=query)
+        return read_page(answer.body)
+
+    async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        wait_s = min(max(timeout, 0.0), WAIT_S_MAX)
+        query = [("after", str(after)), ("wait", f"{wait_s:.3f}")]
+        try:
+            await self._transport.call("GET", _path(run_id), query=query, wait_s=wait_s)
+        except RunNotFound:
+            return
+
+    async def info(self, run_id: str) -> RunInfo:
+        return read_run((await self._transport.call("GET", _path(run_id))).body)
+
+    async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._lease(run_id, LeaseAction("renew", owner=owner, epoch=epoch))
+
+    async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._lease(run_id, LeaseAction("release", owner=owner, epoch=epoch))
+
+    async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
+        answer = await self._lease(run_id, LeaseAction("expire", lease=lease_body(lease)))
+        return read_run(answer)
+
+    async def _lease(self, run_id: str, action: LeaseAction) -> bytes:
+        path, body = _path(run_id, "/lease"), encode_json(action)
+        return (await self._transport.call("POST", path, body=body)).body
+
+    async def trim(self, run_id: str, *, through: int) -> None:
+        await self._transport.call(
+            "POST", _path(run_id, "/trim"), body=encode_json(TrimRun(through))
+        )
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: Status | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunInfo]:
+        limit = check_limit(limit, LIST_LIMIT_MAX)
+        asked = {"workflow": workflow, "status": status, "before": before, "limit": str(limit)}
+        query = [(name, value) for name, value in asked.items() if value is not None]
+        return read_runs((await self._transport.call("GET", "/runs", query=query)).body)
+
+    def follow(
+        self, run_id: str, *, start: Start, filter: Filter, follow: bool
+    ) -> AsyncGenerator[list[Record], None]:
+        """What `Follows` promises, over server-sent events."""
+        path = _path(run_id, "/events")
+        return Follower(
+            self._transport, self.info, run_id, path, start=start, filter=filter, follow=follow
+        ).pages()
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+def _path(run_id: str, rest: str = "") -> str:
+    """The address of a run. Raises RunNotFound for what no run can be called."""
+    try:
+        return f"/runs/{check_run_id(run_id)}{rest}"
+    except InvalidInput as error:
+        raise RunNotFound(f"no run {run_id!r} in this log") from error
+
+
+def _check_token(token: str) -> None:
+    """Raises InvalidInput, without showing it."""
+    if not token.isascii() or not token.isprintable() or len(token) > TOKEN_LENGTH_MAX or " " in token:
+        raise InvalidInput(
+            f"a token is at most {TOKEN_LENGTH_MAX} printable ASCII characters without spaces"
+        )

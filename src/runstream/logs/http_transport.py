@@ -1,0 +1,391 @@
+"""Requests to one server: connections that stay open, retries, and errors in the terms of the log.
+
+One session per event loop (a log is used from its publisher's loop and from the user's), closed with the
+log or with its loop. A token is sent in a header alone and shown nowhere; redirects are not followed, so
+it goes to no other host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+import time
+import zlib
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from ..api import HEARTBEAT_S, JSON, V1
+from ..errors import (
+    Forbidden,
+    LogClosed,
+    LogUnavailable,
+    NotALog,
+    RequestTooLarge,
+    RunstreamError,
+    TooManySubscribers,
+    Unauthorized,
+)
+from ..problem import error_of
+from ..retry import Retry
+from ..settings import proxy_for
+from .http_codec import read_problem
+
+logger = logging.getLogger(__name__)
+
+# Requests at the same time from one event loop, so that a crowd of callers does not open a connection
+# each. Followers and long polls do not count: each keeps a connection for as long as it waits.
+REQUESTS_AT_ONCE_MAX: Final = 64
+# An idle connection is kept for this time: shorter than servers and proxies keep theirs, so that a
+# request rarely meets one that is being closed.
+KEEPALIVE_S: Final = 10.0
+# Bytes read from a connection at once: thousands of records, and a few milliseconds of a loop's time.
+READ_BYTES: Final = 256 * 1024
+# Bytes of one answer: a page of the largest records. More is not an answer of ours.
+ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
+# Bodies from this size on are compressed (not to this machine): smaller ones fit into a packet or two.
+GZIP_BYTES_MIN: Final = 4 * 1024
+# Beyond it compressing would be noticed in an event loop, and is done in a thread.
+GZIP_BYTES_IN_LOOP_MAX: Final = 64 * 1024
+_GZIP_WBITS: Final = 31
+
+_TOO_MANY: Final = 429
+_UNAVAILABLE: Final = 503
+_SERVER_ERROR: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """How long the client waits for what, in seconds."""
+
+    # For a connection; a few round trips around the world.
+    connect_s: float = 5.0
+    # For a whole answer; a server that is slower than this is taken for gone.
+    request_s: float = 30.0
+    # A request that fails is made again for this long before the caller hears of it: a dropped
+    # connection goes unnoticed, a server that is not there is told within a second or two.
+    persist_s: float = 1.5
+    # A stream that is silent for this long is taken for lost: two heartbeats did not come.
+    silence_s: float = 2 * HEARTBEAT_S + 5.0
+    # The longest pause before a follower connects again: soon enough after an outage, and with
+    # jitter no crowd at once.
+    reconnect_s_max: float = 5.0
+
+
+TIMES: Final = Times()
+# Pauses between the attempts of one request.
+_PAUSES: Final = Retry(attempts=1000, delay=0.05, max_delay=0.5)
+
+
+class Lost(Exception):
+    """The server may have got the request, but its answer did not arrive."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A server's answer. `unsure`: an earlier attempt of the same request may have been carried out."""
+
+    status: int
+    body: bytes
+    unsure: bool
+
+
+class Transport:
+    """The connections to one server. Safe for any event loop, and for threads with one."""
+
+    def __init__(
+        self, base: str, *, token: str | None = None, ca: str | None = None, times: Times = TIMES
+    ) -> None:
+        self.base = base.rstrip("/")
+        self.times = times
+        self.closed = False
+        host = urlsplit(self.base).hostname or ""
+        self._is_near = _is_loopback(host)
+        self._headers = {"accept-encoding": "identity" if self._is_near else "gzip"}
+        if token is not None:
+            self._headers["authorization"] = f"Bearer {token}"
+        self._ca = ca
+        self._ssl: ssl.SSLContext | None = None
+        self._proxy = None if self._is_near else proxy_for(self.base)
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        repeatable: bool = True,
+        wait_s: float | None = None,
+    ) -> Answer:
+        """One request, made again while that is safe and the time for it is not over.
+
+        `repeatable`: doing it twice is harmless. `wait_s`: the server answers only after that time.
+
+        Raises:
+            LogUnavailable: no answer; without `repeatable` it may have been carried out all the same.
+            LogClosed: this log was closed.
+            RunstreamError: what the server answered; NotALog if it is no server of ours.
+        """
+        headers = {"accept": JSON}
+        if body is not None:
+            headers["content-type"] = JSON
+            body = await self._packed(body, headers)
+        url = self._url(path, query)
+        limit_s = self.times.request_s + (wait_s or 0.0)
+        give_up_at: float | None = None
+        attempt, unsure = 0, False
+        while True:
+            attempt += 1
+            link = await self._link()
+            again_after_s = _PAUSES.pause(attempt, random.random()) or 0.0  # noqa: S311 - jitter
+            try:
+                async with link.unlimited if wait_s else link.requests:
+                    status, found, answer = await self._exchange(
+                        link, method, url, body, headers, limit_s
+                    )
+                if status < 300:  # noqa: PLR2004 - HTTP's own
+                    return Answer(status, answer, unsure)
+                error = refusal(status, found, answer)
+                # Whoever is asked to come back later has not been served.
+                if status not in {_TOO_MANY, _UNAVAILABLE}:
+                    raise error
+                again_after_s = max(again_after_s, retry_after_s(found))
+            except aiohttp.ClientConnectorError as cause:
+                error = self._unavailable(cause)
+            except TimeoutError as cause:
+                raise self._unavailable(cause) from cause
+            except (aiohttp.ClientError, OSError) as cause:
+                error = self._unavailable(cause)
+                if not repeatable:
+                    raise LogUnavailable(f"{error}; it may have been stored all the same") from cause
+                unsure = True
+            now = time.monotonic()
+            give_up_at = give_up_at or now + self.times.persist_s
+            if now + again_after_s > give_up_at:
+                raise error
+            await link.pause(again_after_s)
+
+    async def _exchange(
+        self,
+        link: _Link,
+        method: str,
+        url: URL,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        limit_s: float,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        try:
+            async with link.session.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.times.connect_s),
+            ) as response:
+                return response.status, response.headers, await self._read(response)
+        except RuntimeError as error:  # the session was closed at this very moment
+            self._check_open()
+            raise aiohttp.ClientConnectionError(str(error)) from error
+        except (aiohttp.ClientError, OSError):
+            self._check_open()
+            raise
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """A whole answer, of a size that fits into memory."""
+        parts: list[bytes] = []
+        size_bytes = 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size_bytes += len(part)
+            if size_bytes > ANSWER_BYTES_MAX:
+                raise NotALog(f"{self.base} answers with more than {ANSWER_BYTES_MAX} bytes")
+        return b"".join(parts)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """A response that is read while it comes; one attempt.
+
+        Raises what `call` does; LogUnavailable also while the response is being read.
+        """
+        link = await self._link()
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.times.connect_s, sock_read=self.times.silence_s
+        )
+        try:
+            async with link.session.get(
+                self._url(path, query),
+                headers={**headers, "accept-encoding": "identity"},
+                allow_redirects=False,
+                timeout=timeout,
+                read_bufsize=READ_BYTES,
+            ) as response:
+                if response.status >= 300:  # noqa: PLR2004 - HTTP's own
+                    raise refusal(response.status, response.headers, await self._read(response))
+                yield response
+        except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
+            self._check_open()
+            if isinstance(error, RuntimeError) and not link.session.closed:
+                raise
+            raise self._unavailable(error) from error
+
+    async def pause(self, seconds: float) -> None:
+        """Wait; raises LogClosed as soon as the log is closed."""
+        await (await self._link()).pause(seconds)
+        self._check_open()
+
+    async def aclose(self) -> None:
+        """Close the connections of every loop; calls that are under way raise LogClosed."""
+        self.closed = True
+        here = asyncio.get_running_loop()
+        for loop, link in list(self._links.items()):
+            if loop is here:
+                await link.close()
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop was closed, and the link with it
+                    asyncio.run_coroutine_threadsafe(link.close(), loop)
+
+    async def _link(self) -> _Link:
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            link = self._links[loop] = _Link(self._session(), lambda: self._links.pop(loop, None))
+            await link.live_with_loop()
+        return link
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()
+            ),
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_BYTES,
+            proxy=self._proxy,
+        )
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        if not self.base.startswith("https:") or self._ca is None:
+            return True
+        if self._ssl is None:
+            self._ssl = ssl.create_default_context(cafile=self._ca)
+        return self._ssl
+
+    async def _packed(self, body: bytes, headers: dict[str, str]) -> bytes:
+        if self._is_near or len(body) < GZIP_BYTES_MIN:
+            return body
+        headers["content-encoding"] = "gzip"
+        if len(body) <= GZIP_BYTES_IN_LOOP_MAX:
+            return _gzip(body)
+        return await asyncio.to_thread(_gzip, body)
+
+    def _url(self, path: str, query: Sequence[tuple[str, str]]) -> URL:
+        text = f"{self.base}{V1}{path}"
+        if query:
+            text += "?" + urlencode(query, quote_via=quote, safe="", errors="replace")
+        return URL(text, encoded=True)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise LogClosed(f"the connection to {self.base} has been closed")
+
+    def _unavailable(self, cause: BaseException) -> LogUnavailable:
+        why = "no answer in time" if isinstance(cause, TimeoutError) else str(cause) or repr(cause)
+        error = LogUnavailable(f"{self.base}: {why}")
+        error.__cause__ = cause
+        return error
+
+
+class _Link:
+    """One event loop's connections. Made in that loop."""
+
+    def __init__(self, session: aiohttp.ClientSession, forget: Callable[[], object]) -> None:
+        self.session = session
+        self.requests = asyncio.Semaphore(REQUESTS_AT_ONCE_MAX)
+        self.unlimited = contextlib.nullcontext()
+        self._closing = asyncio.Event()
+        self._forget = forget
+        self._keeper = self._keep()
+
+    async def live_with_loop(self) -> None:
+        """Close with the loop: one that is shut down closes its generators first."""
+        await anext(self._keeper)
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._forget()
+            await self.session.close()
+
+    async def pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    async def close(self) -> None:
+        self._closing.set()
+        await self._keeper.aclose()
+        await self.session.close()
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamError:
+    """The error that an answer tells of."""
+    problem = read_problem(body) if "json" in headers.get("content-type", "") else None
+    if problem is not None:
+        error = error_of(problem)
+        # The server's log is closed, full, in trouble: for us it is not there now.
+        if status >= _SERVER_ERROR and (
+            status == _UNAVAILABLE or type(error) is RunstreamError
+        ):
+            return LogUnavailable(problem.detail)
+        return error
+    said = f"the server answers {status}"
+    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own
+        host = urlsplit(headers.get("location", "")).hostname
+        where = f" to {host}" if host else ""
+        return NotALog(f"{said}, a redirect{where}, which is not followed: give its own URL")
+    match status:
+        case 401:
+            return Unauthorized(f"{said}: it wants a token, and not this one")
+        case 403:
+            return Forbidden(f"{said}: the token does not allow this")
+        case 413:
+            return RequestTooLarge(f"{said}: something before it takes smaller requests only")
+        case 429:
+            return TooManySubscribers(f"{said}: too many requests, try again later")
+        case 408 | 500 | 502 | 503 | 504:
+            return LogUnavailable(said)
+        case _:
+            return NotALog(f"{said}, and not as a Runstream server does: is the URL right?")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """How long an answer asks to wait; 0 if it does not say so in seconds."""
+    text = headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0  # noqa: PLR2004
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _gzip(body: bytes) -> bytes:
+    packing = zlib.compressobj(level=1, wbits=_GZIP_WBITS)
+    return packing.compress(body) + packing.flush()
