@@ -17,13 +17,14 @@ from .sync_streams import SyncStreams
 class Connection:
     """What `connect` gives: enter it with `async with` or, in plain code, with `with`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
+        self._token = token
         self._log: Log | None = None
         self._portal: Portal | None = None
 
     async def __aenter__(self) -> Streams:
-        self._log = await asyncio.to_thread(process.acquire_log, self.url)
+        self._log = await asyncio.to_thread(process.acquire_log, self.url, token=self._token)
         return Streams(self._log)
 
     async def __aexit__(
@@ -35,7 +36,7 @@ class Connection:
         await process.release_log(self.url, self._take_log())
 
     def __enter__(self) -> SyncStreams:
-        self._log = process.acquire_log(self.url)
+        self._log = process.acquire_log(self.url, token=self._token)
         self._portal = Portal("runstream-connection")
         return SyncStreams(self._portal, Streams(self._log))
 
@@ -58,13 +59,15 @@ class Connection:
         return log
 
 
-def connect(url: str | None = None) -> Connection:
+def connect(url: str | None = None, *, token: str | None = None) -> Connection:
     """Connect to a log: `async with connect("sqlite:events.db") as streams:` (or plain `with`).
 
     Without a URL: `RUNSTREAM_URL`, else SQLite in the user's data directory, where runs without a
-    configuration are stored too.
+    configuration are stored too. A server (`https://…`) is shown the `token`, by default
+    `RUNSTREAM_TOKEN`; it is met with the first request.
 
     Raises (on entering):
         InvalidURL, NotALog, LogUnavailable: it cannot be used.
+        InvalidInput: a token for a log that takes none.
     """
-    return Connection(url or read_settings().url)
+    return Connection(url or read_settings().url, token)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from .errors import LogUnavailable
+from .errors import Forbidden, LogUnavailable
 from .log import Lease, Log, RunInfo
 
 # Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
@@ -93,7 +93,7 @@ class LeaseWatch:
             if self._observers[run_id].lapsed(info, time.monotonic()) and info.lease is not None:
                 try:
                     await self._log.expire(run_id, lease=info.lease)
-                except LogUnavailable:
+                except (LogUnavailable, Forbidden):
                     silent = silent or run_id
         self._look_at = time.monotonic() + look_s
         return silent

@@ -85,11 +85,11 @@ def this_process() -> Process:
     return _process
 
 
-def acquire_log(url: str) -> Log:
+def acquire_log(url: str, *, token: str | None = None) -> Log:
     """Open a log, or share the open one of this process if it is embedded. Blocks for the disk."""
     url = canonical_url(url)
-    if not is_embedded(url):
-        return open_log(url)
+    if token is not None or not is_embedded(url):
+        return open_log(url, token=token)
     with _process.lock:
         log, users = _process.logs.get(url, (None, 0))
         if log is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 from urllib.parse import parse_qsl
 
-from ..errors import InvalidURL
+from ..errors import InvalidInput, InvalidURL
 from ..log import Log
 from ..settings import read_settings
 
@@ -21,9 +21,12 @@ _MODULES = {
     "nats": "nats",
     "postgresql": "postgres",
     "postgres": "postgres",
+    "http": "http",
+    "https": "http",
 }
+_SERVERS: Final = frozenset({"http", "https"})
 # Driver of a log for more machines than one -> the extra of this package that brings it.
-_EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres"}
+_EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres", "aiohttp": "http"}
 
 _RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 
@@ -54,11 +57,19 @@ def canonical_url(url: str) -> str:
     return f"sqlite:{Path(path).expanduser().absolute()}{mark}{query}"
 
 
-def open_log(url: str) -> Log:
+class _Server(Protocol):
+    def open_url(self, address: str, options: dict[str, str], *, token: str | None) -> Log:
+        """As a backend's, with what the server knows the caller by."""
+        ...
+
+
+def open_log(url: str, *, token: str | None = None) -> Log:
     """Open the log of a URL: `sqlite:PATH`, `memory:`, `redis://HOST/DB`, `nats://HOST`,
-    `postgresql://HOST/DATABASE` …; blocks until it can be used. `with_secrets_hidden` shows a URL.
+    `postgresql://HOST/DATABASE`, `https://HOST` …; blocks until it can be used. `with_secrets_hidden`
+    shows a URL. A `token` is for a server (`http:`, `https:`); it is never part of the URL.
 
     Raises:
+        InvalidInput: a token for a log that takes none.
         InvalidURL: unknown scheme or option.
         LogUnavailable, NotALog: it cannot be opened.
     """
@@ -79,7 +90,11 @@ def open_log(url: str) -> Log:
         raise InvalidURL(
             f"{scheme}: needs a driver that is not installed: pip install 'runstream[{extra}]'"
         ) from error
-    return cast(_Backend, module).open_url(address, options)
+    if token is None:
+        return cast(_Backend, module).open_url(address, options)
+    if scheme not in _SERVERS:
+        raise InvalidInput(f"a token is for a server (http:, https:), not for {scheme}:")
+    return cast(_Server, module).open_url(address, options, token=token)
 
 
 def with_secrets_hidden(url: str) -> str:

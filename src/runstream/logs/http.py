@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from ..admission import check_batch, check_limit, check_open
 from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
-from ..errors import InvalidInput, InvalidURL, LeaseLost, RequestTooLarge, RunNotFound
+from ..errors import InvalidInput, InvalidURL, RequestTooLarge, RunNotFound
+from ..events_query import EventsQuery, encode_events_query
 from ..filter import Filter
 from ..log import (
     LIST_LIMIT_MAX,
@@ -46,6 +47,9 @@ from .http_codec import (
 )
 from .http_follow import Follower
 from .http_transport import TIMES, Times, Transport
+
+# (In the class, `list` is a verb.)
+Pages = AsyncGenerator[list[Record], None]
 
 # Longer than any token of use; more is a file read by mistake.
 TOKEN_LENGTH_MAX: Final = 8192
@@ -142,13 +146,13 @@ class HttpLog:
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
-        query = [("stream", "true"), ("after", str(after)), ("limit", str(limit))]
+        query = encode_events_query(EventsQuery(start=Start(after=after), limit=limit, stream=True))
         answer = await self._transport.call("GET", _path(run_id, "/events"), query=query)
         return read_page(answer.body)
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         wait_s = min(max(timeout, 0.0), WAIT_S_MAX)
-        query = [("after", str(after)), ("wait", f"{wait_s:.3f}")]
+        query = f"after={after}&wait={wait_s:.3f}"
         try:
             await self._transport.call("GET", _path(run_id), query=query, wait_s=wait_s)
         except RunNotFound:
@@ -186,17 +190,15 @@ class HttpLog:
     ) -> Sequence[RunInfo]:
         limit = check_limit(limit, LIST_LIMIT_MAX)
         asked = {"workflow": workflow, "status": status, "before": before, "limit": str(limit)}
-        query = [(name, value) for name, value in asked.items() if value is not None]
+        query = urlencode(
+            {name: value for name, value in asked.items() if value is not None}, errors="replace"
+        )
         return read_runs((await self._transport.call("GET", "/runs", query=query)).body)
 
-    def follow(
-        self, run_id: str, *, start: Start, filter: Filter, follow: bool
-    ) -> AsyncGenerator[list[Record], None]:
+    def follow(self, run_id: str, *, start: Start, filter: Filter, follow: bool) -> Pages:
         """What `Follows` promises, over server-sent events."""
-        path = _path(run_id, "/events")
-        return Follower(
-            self._transport, self.info, run_id, path, start=start, filter=filter, follow=follow
-        ).pages()
+        asked = EventsQuery(start=start, filter=filter, follow=follow)
+        return Follower(self._transport, self.info, run_id, asked).pages()
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -212,7 +214,12 @@ def _path(run_id: str, rest: str = "") -> str:
 
 def _check_token(token: str) -> None:
     """Raises InvalidInput, without showing it."""
-    if not token.isascii() or not token.isprintable() or len(token) > TOKEN_LENGTH_MAX or " " in token:
+    if (
+        not token.isascii()
+        or not token.isprintable()
+        or len(token) > TOKEN_LENGTH_MAX
+        or " " in token
+    ):
         raise InvalidInput(
             f"a token is at most {TOKEN_LENGTH_MAX} printable ASCII characters without spaces"
         )

@@ -166,7 +166,9 @@ def read_problem(answer: bytes) -> Problem | None:
 def run_info(body: RunBody) -> RunInfo:
     """A run as the log contract has it. Raises NotALog."""
     if body.status not in _STATUSES:
-        raise NotALog(f"the server tells of a status that this version does not know: {body.status!r}")
+        raise NotALog(
+            f"the server tells of a status that this version does not know: {body.status!r}"
+        )
     lease = body.lease
     try:
         return RunInfo(
@@ -180,8 +182,9 @@ def run_info(body: RunBody) -> RunInfo:
             last_seq=body.last_seq,
             created=time_us(body.created),
             ended=None if body.ended is None else time_us(body.ended),
-            lease=lease
-            and Lease(lease.owner, lease.epoch, lease.counter, lease.lease_s, lease.grace_s),
+            lease=None
+            if lease is None
+            else Lease(lease.owner, lease.epoch, lease.counter, lease.lease_s, lease.grace_s),
         )
     except InvalidInput as error:
         raise NotALog(f"the server's answer is not one of ours: {error}") from error

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -18,33 +19,41 @@ import msgspec
 from ..api import SSE
 from ..errors import (
     Forbidden,
+    InvalidInput,
     LogUnavailable,
     NotALog,
     RunNotFound,
     RunstreamError,
+    StreamingOff,
     TooManySubscribers,
 )
-from ..filter import Filter
+from ..events_query import EventsQuery, encode_events_query
 from ..log import RunInfo
-from ..record import GAP, TERMINAL_KINDS, Cursor, Draft, Origin, Record, make_draft
+from ..position import gap_behind
+from ..problem import error_of
+from ..record import TERMINAL_KINDS, Cursor, Draft, Origin, Record
 from ..retry import Retry
 from ..sse_parser import Frame, SseParser
 from ..start import Start
-from .http_codec import EnvelopeIn
-from .http_transport import Transport, refusal
+from .http_codec import EnvelopeIn, read_problem
+from .http_transport import Transport
 
 logger = logging.getLogger(__name__)
 
-# The pause before the first attempt after a loss (s): a server that was restarted, or a proxy that cut
-# an old connection, is there at once.
+# The first pause after a loss (s): a server that was restarted is there soon, and a proxy that cut an
+# old connection at once.
 RECONNECT_S: Final = 0.1
+# The failure in a row that is told (once): a lost connection that is there again at the first attempt
+# is nobody's business.
+FAILURES_TOLD: Final = 2
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 _ENVELOPE: Final = msgspec.json.Decoder(EnvelopeIn)
 _CONTROL: Final = frozenset({b"stream.gap", b"stream.end", b"stream.error", b"stream.cursor"})
-
 _NO_CONTENT: Final = 204
+_COME_BACK: Final = frozenset({408, 429})
+_SERVER_ERROR: Final = 500
 
 
 class Follower:
@@ -55,64 +64,233 @@ class Follower:
         transport: Transport,
         info: Callable[[str], Awaitable[RunInfo]],
         run_id: str,
-        path: str,
-        *,
-        start: Start,
-        filter: Filter,
-        follow: bool,
+        asked: EventsQuery,
     ) -> None:
         self.run_id = run_id
         self._transport = transport
         self._info = info
-        self._path = path
-        self._query = _filter_query(filter) + ([] if follow else [("follow", "false")])
-        self._start_query = _start_query(start)
+        self._asked = asked
         self._origins: dict[str, Origin] = {}
-        # The last position that the server has told; records up to it have been handed on.
+        # Where the stream stands: what the server told last, and the number of the last record.
         self._cursor = b""
-        self._generation = b""
+        self._generation = ""
+        self._prefix = b""
         self._seq = 0
+        # Nothing comes behind what was handed on; or the server has ended this response early.
         self._ended = False
-        self._reconnect = Retry(
+        self._error: RunstreamError | None = None
+        self._connected = False
+        self._failures = 0
+        self._failing_since = 0.0
+        self._pauses = Retry(
             attempts=2**31, delay=RECONNECT_S, max_delay=transport.times.reconnect_s_max
         )
 
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """Records as they come, in lists, until the end."""
-        failures, failing_since, connected = 0, 0.0, False
         while True:
-            heard = False
             try:
-                async for frames in self._one_connection():
-                    connected = heard = True
-                    failures = 0
-                    records = await self._records(frames)
-                    if records:
-                        yield records
-                    if self._ended:
-                        return
-                error: RunstreamError = LogUnavailable("the server ended the stream")
+                async with aclosing(self._connection()) as parts:
+                    async for frames in parts:
+                        records = await self._take(frames)
+                        if records:
+                            yield records
+                        if self._error is not None:
+                            raise self._error
+                        if self._ended:
+                            return
+                return  # there is nothing (any more)
             except (LogUnavailable, TooManySubscribers) as lost:
-                error = lost
-            except RunNotFound:
-                if not connected:
+                await self._before_next(lost)
+            except RunNotFound as error:
+                if not self._generation:
                     raise
-                yield [self._removed()]
+                yield [self._removed(error)]
                 return
-            if self._ended:
+
+    async def _take(self, frames: list[Frame]) -> list[Record]:
+        """The records of the frames; where that fails, they are asked for again."""
+        self._connected = True
+        if not frames:
+            return []
+        self._failures = 0
+        before = self._seq
+        try:
+            records = await self._records(frames)
+        except LogUnavailable:
+            self._seq = before
+            raise
+        self._cursor = frames[-1][0] or self._cursor
+        return records
+
+    async def _before_next(self, lost: RunstreamError) -> None:
+        """Pause before the next connection. Raises `lost` if there was none yet, and time is up."""
+        self._error = None
+        self._failures += 1
+        now = time.monotonic()
+        if self._failures == 1:
+            self._failing_since = now
+        pause_s = self._pauses.pause(self._failures, random.random()) or 0.0  # noqa: S311 - jitter
+        persist_s = self._transport.times.persist_s
+        if not self._connected and now + pause_s > self._failing_since + persist_s:
+            raise lost
+        if self._failures == FAILURES_TOLD:
+            logger.warning("run %s: connecting again until it works: %s", self.run_id, lost)
+        await self._transport.pause(pause_s)
+
+    async def _connection(self) -> AsyncGenerator[list[Frame], None]:
+        """The frames of one response as they come; first an empty list, when it begins."""
+        asked, headers = self._asked, {"accept": SSE}
+        if self._cursor:
+            asked = msgspec.structs.replace(asked, start=Start())
+            headers["last-event-id"] = self._cursor.decode("latin-1")
+        path, query = f"/runs/{self.run_id}/events", encode_events_query(asked)
+        async with self._transport.stream(path, query, headers) as response:
+            if response.status == _NO_CONTENT:
                 return
-            failures += 1
-            now = time.monotonic()
-            if failures == 1:
-                failing_since = now
-            pause_s = self._reconnect.pause(failures, random.random()) or 0.0  # noqa: S311 - jitter
-            if not connected and now + pause_s > failing_since + self._transport.times.persist_s:
-                raise error
-            if failures == 1 and connected:
-                logger.log(
-                    logging.INFO if heard else logging.WARNING,
-                    "run %s: %s; connecting again until it answers",
-                    self.run_id,
-                    error,
+            if response.content_type != SSE:
+                raise NotALog(
+                    f"{self._transport.base} answers with {response.content_type}, not with events: "
+                    "is the URL right?"
                 )
-            await self._transport.pause(pause_s)
+            yield []
+            parser = SseParser()
+            async for part in response.content.iter_any():
+                frames = parser.feed(part)
+                if frames:
+                    yield frames
+            raise LogUnavailable(f"{self._transport.base} ended the stream")
+
+    async def _records(self, frames: list[Frame]) -> list[Record]:
+        """The records of the frames, up to the end of the run if they tell of it."""
+        records: list[Record] = []
+        origins = self._origins
+        for cursor, kind, data in frames:
+            if kind in _CONTROL:
+                await self._obey(cursor, kind, data, records)
+                if self._ended or self._error is not None:
+                    break
+                continue
+            if not cursor.startswith(self._prefix) or not self._prefix:
+                self._move_to(cursor)
+            found = _decode(data)
+            if 0 < found.seq <= self._seq:
+                continue  # it has been handed on
+            origin = origins.get(found.run_id) or await self._learn(found)
+            draft = _draft(found)
+            if found.seq:
+                self._seq = found.seq
+                records.append(Record(found.seq, draft, origin))
+            else:  # the end of a run that nobody could store
+                records.append(Record(0, draft, origin, resume_seq=_position(cursor).seq))
+            if found.kind in TERMINAL_KINDS and found.run_id == self.run_id:
+                self._ended = True
+                break
+        return records
+
+    async def _obey(self, cursor: bytes, kind: bytes, data: bytes, records: list[Record]) -> None:
+        """What a control frame says; it is about the stream, not of it."""
+        if kind == b"stream.end":
+            self._ended = True
+        elif kind == b"stream.error":
+            self._error = refusal_told(data)
+        elif kind == b"stream.cursor":
+            self._move_to(cursor)
+            self._seq = _position(cursor).seq
+        else:
+            found = _decode(data)
+            self._move_to(cursor)
+            self._seq = _position(cursor).seq
+            origin = self._origins.get(self.run_id) or await self._learn(found)
+            records.append(Record(0, _draft(found), origin, resume_seq=self._seq))
+
+    def _move_to(self, cursor: bytes) -> None:
+        """Take over the generation of a cursor; the numbers of another one begin anew."""
+        generation = _position(cursor).generation
+        if generation is None or generation == self._generation:
+            return
+        self._generation = generation
+        self._prefix = generation.encode() + b"."
+        self._seq = 0
+        for run_id, origin in self._origins.items():
+            self._origins[run_id] = msgspec.structs.replace(origin, generation=generation)
+
+    async def _learn(self, found: EnvelopeIn) -> Origin:
+        """What is known of a record's run besides its id. A child's first record says it all."""
+        if found.kind == "run.started" and found.run_id != self.run_id:
+            origin = _origin_told(found, self._generation)
+        else:
+            origin = await self._look_up(found.run_id)
+        self._origins[found.run_id] = origin
+        return origin
+
+    async def _look_up(self, run_id: str) -> Origin:
+        try:
+            origin = (await self._info(run_id)).origin
+        except (Forbidden, RunNotFound):
+            # A token for one run may see what its children write, but not ask about them.
+            root = self._origins.get(self.run_id)
+            return Origin(self._generation, "", None, root.root_run_id if root else self.run_id)
+        return msgspec.structs.replace(origin, generation=self._generation or origin.generation)
+
+    def _removed(self, error: RunNotFound) -> Record:
+        """The run was there, and is no more."""
+        draft, _ = gap_behind(self.run_id, Cursor(self._generation, self._seq), error)
+        origin = self._origins.get(self.run_id) or Origin(self._generation, "", None, self.run_id)
+        return Record(0, draft, origin, resume_seq=self._seq)
+
+
+def refusal_told(data: bytes) -> RunstreamError:
+    """The error that a `stream.error` frame tells of: LogUnavailable to come back and resume."""
+    problem = read_problem(data)
+    if problem is None:
+        return NotALog("the server ends the stream with an error that is not one of ours")
+    error = error_of(problem)
+    if problem.status in _COME_BACK or problem.status >= _SERVER_ERROR:
+        return LogUnavailable(str(error)) if not isinstance(error, StreamingOff) else error
+    return error
+
+
+def _decode(data: bytes) -> EnvelopeIn:
+    try:
+        return _ENVELOPE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotALog(f"the server sends something that is not a record: {error}") from error
+
+
+def _draft(found: EnvelopeIn) -> Draft:
+    return Draft(
+        (found.time - _EPOCH) // _US,
+        found.run_id,
+        found.kind,
+        found.data,
+        found.topic,
+        found.step,
+        found.step_run_id,
+        found.attempt,
+        found.correlation_id,
+        found.index,
+    )
+
+
+def _position(cursor: bytes) -> Cursor:
+    try:
+        return Cursor.parse(cursor.decode("latin-1"))
+    except InvalidInput as error:
+        raise NotALog(f"the server sends an event with an id that is no cursor: {error}") from error
+
+
+def _origin_told(found: EnvelopeIn, generation: str) -> Origin:
+    try:
+        told = msgspec.json.decode(found.data, type=_Started)
+    except msgspec.DecodeError:
+        told = _Started()
+    return Origin(generation, told.workflow, told.parent_run_id, told.root_run_id or found.run_id)
+
+
+class _Started(msgspec.Struct):
+    """What a `run.started` record says of its run."""
+
+    workflow: str = ""
+    parent_run_id: str | None = None
+    root_run_id: str | None = None

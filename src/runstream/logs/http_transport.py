@@ -14,12 +14,12 @@ import random
 import ssl
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -86,8 +86,14 @@ TIMES: Final = Times()
 _PAUSES: Final = Retry(attempts=1000, delay=0.05, max_delay=0.5)
 
 
-class Lost(Exception):
-    """The server may have got the request, but its answer did not arrive."""
+# What an answer means that no server of ours has written (a proxy before it, say).
+_MEANINGS: Final[Mapping[int, tuple[type[RunstreamError], str]]] = {
+    401: (Unauthorized, "it wants a token, and not this one"),
+    403: (Forbidden, "the token does not allow this"),
+    413: (RequestTooLarge, "something in between takes smaller requests only"),
+    429: (TooManySubscribers, "too many requests, try again later"),
+    **dict.fromkeys((408, 500, 502, 503, 504), (LogUnavailable, "try again later")),
+}
 
 
 @dataclass(slots=True)
@@ -123,7 +129,7 @@ class Transport:
         method: str,
         path: str,
         *,
-        query: Sequence[tuple[str, str]] = (),
+        query: str = "",
         body: bytes | None = None,
         repeatable: bool = True,
         wait_s: float | None = None,
@@ -168,7 +174,9 @@ class Transport:
             except (aiohttp.ClientError, OSError) as cause:
                 error = self._unavailable(cause)
                 if not repeatable:
-                    raise LogUnavailable(f"{error}; it may have been stored all the same") from cause
+                    raise LogUnavailable(
+                        f"{error}; it may have been stored all the same"
+                    ) from cause
                 unsure = True
             now = time.monotonic()
             give_up_at = give_up_at or now + self.times.persist_s
@@ -215,7 +223,7 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+        self, path: str, query: str, headers: Mapping[str, str]
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A response that is read while it comes; one attempt.
 
@@ -255,7 +263,9 @@ class Transport:
             if loop is here:
                 await link.close()
             else:
-                with contextlib.suppress(RuntimeError):  # that loop was closed, and the link with it
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # that loop was closed, and the link with it
                     asyncio.run_coroutine_threadsafe(link.close(), loop)
 
     async def _link(self) -> _Link:
@@ -269,9 +279,7 @@ class Transport:
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()
-            ),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_BYTES,
@@ -293,11 +301,8 @@ class Transport:
             return _gzip(body)
         return await asyncio.to_thread(_gzip, body)
 
-    def _url(self, path: str, query: Sequence[tuple[str, str]]) -> URL:
-        text = f"{self.base}{V1}{path}"
-        if query:
-            text += "?" + urlencode(query, quote_via=quote, safe="", errors="replace")
-        return URL(text, encoded=True)
+    def _url(self, path: str, query: str) -> URL:
+        return URL(f"{self.base}{V1}{path}{query and '?'}{query}", encoded=True)
 
     def _check_open(self) -> None:
         if self.closed:
@@ -348,9 +353,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamEr
     if problem is not None:
         error = error_of(problem)
         # The server's log is closed, full, in trouble: for us it is not there now.
-        if status >= _SERVER_ERROR and (
-            status == _UNAVAILABLE or type(error) is RunstreamError
-        ):
+        if status >= _SERVER_ERROR and (status == _UNAVAILABLE or type(error) is RunstreamError):
             return LogUnavailable(problem.detail)
         return error
     said = f"the server answers {status}"
@@ -358,19 +361,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamEr
         host = urlsplit(headers.get("location", "")).hostname
         where = f" to {host}" if host else ""
         return NotALog(f"{said}, a redirect{where}, which is not followed: give its own URL")
-    match status:
-        case 401:
-            return Unauthorized(f"{said}: it wants a token, and not this one")
-        case 403:
-            return Forbidden(f"{said}: the token does not allow this")
-        case 413:
-            return RequestTooLarge(f"{said}: something before it takes smaller requests only")
-        case 429:
-            return TooManySubscribers(f"{said}: too many requests, try again later")
-        case 408 | 500 | 502 | 503 | 504:
-            return LogUnavailable(said)
-        case _:
-            return NotALog(f"{said}, and not as a Runstream server does: is the URL right?")
+    kind, meaning = _MEANINGS.get(
+        status, (NotALog, "not as a Runstream server does: is the URL right?")
+    )
+    return kind(f"{said}: {meaning}")
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
