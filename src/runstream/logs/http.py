@@ -7,7 +7,9 @@ producer's numbers, and one without a producer is not repeated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
@@ -53,6 +55,7 @@ Pages = AsyncGenerator[list[Record], None]
 
 # Longer than any token of use; more is a file read by mistake.
 TOKEN_LENGTH_MAX: Final = 8192
+_TOKEN: Final = re.compile(rf"[!-~]{{1,{TOKEN_LENGTH_MAX}}}")
 
 
 def open_url(address: str, options: dict[str, str], *, token: str | None = None) -> HttpLog:
@@ -60,15 +63,26 @@ def open_url(address: str, options: dict[str, str], *, token: str | None = None)
     the system's. Without a token: `RUNSTREAM_TOKEN`. Connects only when it is used.
 
     Raises:
-        InvalidURL: no host, or a user, password or token in the URL.
+        InvalidURL: no host, no file of that name, or a user, password or token in the URL.
     """
     refuse_unknown(options, ("ca",))
-    parts = urlsplit(address)
-    if not parts.hostname:
-        raise InvalidURL("a server's URL is http://HOST:PORT or https://HOST, maybe with a path")
-    if "@" in parts.netloc:
+    host, _, _ = address.partition("://")[2].partition("/")
+    if "@" in host:
         raise InvalidURL("a token is given as token= or RUNSTREAM_TOKEN, never in the URL")
-    return HttpLog(address, token=token or read_settings().token, ca=options.get("ca"))
+    if not _is_host(address):
+        raise InvalidURL("a server's URL is http://HOST:PORT or https://HOST, maybe with a path")
+    ca = options.get("ca")
+    if ca is not None and not Path(ca).is_file():
+        raise InvalidURL(f"ca names a file with certificates (PEM), and there is none at {ca!r}")
+    return HttpLog(address, token=token or read_settings().token, ca=ca)
+
+
+def _is_host(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # not a port, or half an IPv6 address
+        return False
 
 
 class HttpLog:
@@ -214,12 +228,7 @@ def _path(run_id: str, rest: str = "") -> str:
 
 def _check_token(token: str) -> None:
     """Raises InvalidInput, without showing it."""
-    if (
-        not token.isascii()
-        or not token.isprintable()
-        or len(token) > TOKEN_LENGTH_MAX
-        or " " in token
-    ):
+    if not _TOKEN.fullmatch(token):
         raise InvalidInput(
-            f"a token is at most {TOKEN_LENGTH_MAX} printable ASCII characters without spaces"
+            f"a token is 1 to {TOKEN_LENGTH_MAX} printable ASCII characters without spaces"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import random
 import ssl
@@ -197,7 +198,7 @@ class Transport:
             async with link.session.request(
                 method,
                 url,
-                data=body,
+                data=_sendable(body),
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.times.connect_s),
@@ -278,13 +279,17 @@ class Transport:
         return link
 
     def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_BYTES,
             proxy=self._proxy,
         )
+        # The driver would repeat a PUT whose answer was lost by itself, and not tell; its own test
+        # client switches that off in the same way.
+        session._retry_connection = False  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return session
 
     def _tls(self) -> ssl.SSLContext | bool:
         if not self.base.startswith("https:") or self._ca is None:
@@ -371,6 +376,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
     """How long an answer asks to wait; 0 if it does not say so in seconds."""
     text = headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0  # noqa: PLR2004
+
+
+def _sendable(body: bytes | None) -> bytes | io.BytesIO | None:
+    # The driver writes the one at once, the other in parts that leave the event loop its turns.
+    large = body is not None and len(body) > READ_BYTES
+    return io.BytesIO(body) if large else body
 
 
 def _is_loopback(host: str) -> bool:
