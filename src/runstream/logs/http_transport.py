@@ -380,8 +380,9 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
 
 def _sendable(body: bytes | None) -> bytes | io.BytesIO | None:
     # The driver writes the one at once, the other in parts that leave the event loop its turns.
-    large = body is not None and len(body) > READ_BYTES
-    return io.BytesIO(body) if large else body
+    if body is None or len(body) <= READ_BYTES:
+        return body
+    return io.BytesIO(body)
 
 
 def _is_loopback(host: str) -> bool:
