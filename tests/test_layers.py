@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "portal",
         "position",
         "problem",
+        "retention",
         "room",
         "settings",
         "signature",
@@ -58,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "worker_threads",
         "workflow_context",
     ),
-    ("engine", "logs/*", "outbox", "publisher", "record_queue", "subscription"),
+    ("engine", "keeper", "logs/*", "outbox", "publisher", "record_queue", "subscription"),
     (
         "attempt",
         "conductor",

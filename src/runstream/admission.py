@@ -105,6 +105,16 @@ def cannot_begin_again(run_id: str, status: Status) -> RunEnded:
     )
 
 
+def check_removable(info: RunInfo) -> None:
+    """Raises InvalidInput unless the run is a root that has ended."""
+    if info.run_id != info.root_run_id:
+        raise InvalidInput(f"run {info.run_id!r} is a child: it goes with its root")
+    if not info.has_ended:
+        raise InvalidInput(
+            f"run {info.run_id!r} is {info.status}: only an ended run can be removed"
+        )
+
+
 def check_limit(limit: int, most: int) -> int:
     """The limit of a page, lowered to the `most` that there may be. Raises InvalidInput below 1."""
     if limit < 1:

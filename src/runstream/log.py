@@ -10,13 +10,14 @@ Every method may be cancelled: that only stops the waiting, the log stays whole 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from .filter import Filter
 from .record import Cursor, Draft, Origin, Record
+from .retention import Retention
 from .start import Start
 
 Status = Literal[
@@ -289,6 +290,41 @@ class PendingAppend(msgspec.Struct, frozen=True):
     final: bool
     done: Callable[[Appended | Exception], None]
     prepared: Callable[[], None] | None = None
+
+
+@runtime_checkable
+class Retains(Protocol):
+    """The ability to remember how much of a run is to be kept."""
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        """Set the limits of the stream of `run_id`'s root; None takes them away.
+
+        They are enforced in the background, a little later, by servers and by processes that publish.
+
+        Raises RunNotFound.
+        """
+        ...
+
+
+@runtime_checkable
+class Removes(Protocol):
+    """The ability of a log that is stored here to remove whole runs."""
+
+    async def retained(self) -> Mapping[str, Retention]:
+        """The limits that were set, by the ids of root runs."""
+        ...
+
+    async def remove(self, run_id: str) -> None:
+        """Remove a root run that has ended, with its children: as if it had never been.
+
+        In steps that others don't notice: a reader meanwhile gets a gap. Cancelled, it leaves the run
+        whole or shortened, and may be called again.
+
+        Raises:
+            RunNotFound: it is not there (any more).
+            InvalidInput: it has not ended, or is a child.
+        """
+        ...
 
 
 @runtime_checkable

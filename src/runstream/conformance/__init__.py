@@ -16,7 +16,20 @@ from typing import Any, Final, Literal, cast
 
 from .. import logs
 from ..log import Log, Opened
-from . import durable, end, filters, lease, listing, live, model, order, resume, retry, rude
+from . import (
+    durable,
+    end,
+    filters,
+    lease,
+    listing,
+    live,
+    model,
+    order,
+    removal,
+    resume,
+    retry,
+    rude,
+)
 from .check import (
     AT_ONCE,
     CHECK_S_MAX,
@@ -38,6 +51,7 @@ _AREAS: Final = {
     "lease": lease,
     "end": end,
     "list": listing,
+    "removal": removal,
     "rude": rude,
     "random": model,
 }

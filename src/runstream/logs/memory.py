@@ -6,7 +6,7 @@ Lives as long as the process. Safe to use from several event loops and threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..admission import (
@@ -20,6 +20,7 @@ from ..admission import (
     check_open,
     check_owner,
     check_position,
+    check_removable,
     lost_draft,
     new_generation,
     renewed_lease,
@@ -44,6 +45,7 @@ from ..log import (
     Status,
 )
 from ..record import Cursor, Draft, now_us
+from ..retention import Retention
 from . import refuse_unknown
 
 
@@ -66,6 +68,7 @@ class _Stream:
     drafts: list[Draft] = field(default_factory=list[Draft])
     producers: dict[str, ProducerState] = field(default_factory=dict[str, ProducerState])
     children: dict[str, _Run] = field(default_factory=dict[str, _Run])
+    retention: Retention | None = None
 
     @property
     def last_seq(self) -> int:
@@ -266,6 +269,30 @@ class MemoryLog:
             if count > 0:
                 del stream.drafts[:count]
                 stream.first_seq += count
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        with self._lock:
+            self._check_open()
+            self._find(run_id)[1].retention = retention
+
+    async def retained(self) -> Mapping[str, Retention]:
+        with self._lock:
+            self._check_open()
+            return {
+                run_id: stream.retention
+                for run_id, stream in self._streams.items()
+                if stream.retention is not None
+            }
+
+    async def remove(self, run_id: str) -> None:
+        with self._lock:
+            self._check_open()
+            run, stream = self._find(run_id)
+            check_removable(self._info(run))
+            for gone in (run_id, *stream.children):
+                del self._runs[gone]
+            del self._streams[run_id]
+        self._bell.ring([run_id])
 
     async def list(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..admission import (
     check_open,
 )
 from ..bell import Bell
-from ..errors import InvalidURL, LogClosed
+from ..errors import InvalidURL, LogClosed, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -38,10 +38,18 @@ from ..log import (
     Status,
 )
 from ..record import Cursor, Draft
-from . import refuse_unknown, retention_option, sqlite_file, sqlite_read, sqlite_store
+from ..retention import Retention
+from . import (
+    refuse_unknown,
+    retention_option,
+    sqlite_file,
+    sqlite_read,
+    sqlite_retention,
+    sqlite_store,
+)
 from .sqlite_lines import Line, Lines
 from .sqlite_recent import Recent
-from .sqlite_retention import Retention
+from .sqlite_retention import SLICE_PAUSE_S, AgeOut
 from .sqlite_shared import Shared
 from .sqlite_store import Removed, Stored
 from .sqlite_watcher import Watcher
@@ -98,7 +106,7 @@ class SqliteLog:
             self._recent = Recent(lambda: self._shared.removals)
             self._watcher = Watcher(watching, self._bell, self._recent, self._shared)
             opened.pop_all()
-        chores = () if retention_s is None else (Retention(retention_s, self._note_removal),)
+        chores = () if retention_s is None else (AgeOut(retention_s, self._note_removal),)
         self._writer = Writer(path, writing, self._shared, self._committed, chores)
         self._pool = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="runstream-reader")
 
@@ -211,6 +219,24 @@ class SqliteLog:
                 self._note_removal(removed)
 
         await self._write(work)
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        await self._write(lambda db: sqlite_retention.retain(db, run_id, retention))
+
+    async def retained(self) -> Mapping[str, Retention]:
+        return await self._read(sqlite_retention.retained)
+
+    async def remove(self, run_id: str) -> None:
+        def work(db: sqlite3.Connection) -> bool:
+            return sqlite_retention.remove_run(db, run_id, self._note_removal)
+
+        more = await self._write(work)
+        while more:
+            await asyncio.sleep(SLICE_PAUSE_S)
+            try:
+                more = await self._write(work)
+            except RunNotFound:  # somebody else has removed the rest
+                return
 
     async def list(
         self,

@@ -7,7 +7,12 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
+from ..admission import check_removable
 from ..record import now_us
+from ..retention import Retention
+from .sqlite_read import find_run, get_run
 from .sqlite_store import Removed, trim
 from .sqlite_writer import Job
 
@@ -22,7 +27,7 @@ LOOK_S_MAX: Final = 600.0
 logger = logging.getLogger(__name__)
 
 
-class Retention:
+class AgeOut:
     """The chore of a writer that removes the runs which ended more than `retention_s` ago.
 
     By this machine's clock, which gave the runs their time of ending; `note` is told what was removed.
@@ -70,15 +75,32 @@ def find_ended(connection: sqlite3.Connection, before: int) -> tuple[int, str] |
 
 
 def remove_ended(connection: sqlite3.Connection, before: int) -> Removed | None:
-    """Remove a slice of the stream that ended first, if it did before that time (µs).
-
-    A slice at a time, so that no transaction is long enough for a writer to notice: first its records,
-    the oldest first, then its producers and child runs, at last the run.
-    """
+    """Remove a slice of the stream that ended first, if it did before that time (µs)."""
     found = find_ended(connection, before)
-    if found is None:
-        return None
-    root, run_id = found
+    return None if found is None else remove_slice(connection, *found)
+
+
+def remove_run(
+    connection: sqlite3.Connection, run_id: str, note: Callable[[Removed], None]
+) -> bool:
+    """Remove a slice of an ended root run; whether there is more of it.
+
+    Raises:
+        RunNotFound: it is not there.
+        InvalidInput: it has not ended, or is a child.
+    """
+    run = get_run(connection, run_id)
+    check_removable(run.info)
+    removed = remove_slice(connection, run.id, run_id)
+    if removed is not None:
+        note(removed)
+    return find_run(connection, run_id) is not None
+
+
+def remove_slice(connection: sqlite3.Connection, root: int, run_id: str) -> Removed | None:
+    """Remove a slice of a run, so that no transaction is long enough for a writer to notice: first its
+    records, the oldest first, then its producers and child runs, at last the run.
+    """
     last_seqs = connection.execute(
         "SELECT last_seq FROM chunk WHERE run = ? ORDER BY last_seq LIMIT ?",
         (root, CHUNKS_PER_REMOVAL),
@@ -95,5 +117,40 @@ def remove_ended(connection: sqlite3.Connection, before: int) -> Removed | None:
         (root, ROWS_PER_REMOVAL),
     )
     if max(children.rowcount, producers.rowcount) < ROWS_PER_REMOVAL:
+        if has_limits(connection):
+            connection.execute("DELETE FROM retention WHERE run = ?", (root,))
         connection.execute("DELETE FROM run WHERE id = ?", (root,))
     return Removed(run_id)
+
+
+# --- the limits that single runs have ------------------------------------------------------------
+
+
+def retain(connection: sqlite3.Connection, run_id: str, retention: Retention | None) -> None:
+    """Note the limits of a run's stream. Their table is made with the first of them.
+
+    Raises RunNotFound.
+    """
+    root = get_run(connection, run_id).root
+    if not has_limits(connection):
+        connection.execute("CREATE TABLE retention (run INTEGER PRIMARY KEY, limits BLOB NOT NULL)")
+    connection.execute("DELETE FROM retention WHERE run = ?", (root,))
+    if retention is not None:
+        limits = msgspec.json.encode(retention)
+        connection.execute("INSERT INTO retention VALUES (?, ?)", (root, limits))
+
+
+def retained(connection: sqlite3.Connection) -> dict[str, Retention]:
+    """The limits of all runs that have some, by the ids of their roots."""
+    if not has_limits(connection):
+        return {}
+    rows = connection.execute(
+        "SELECT run.run_id, limits FROM retention JOIN run ON run.id = retention.run"
+    )
+    return {run_id: msgspec.json.decode(limits, type=Retention) for run_id, limits in rows}
+
+
+def has_limits(connection: sqlite3.Connection) -> bool:
+    """Whether a run has ever had limits of its own in this file."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'retention'").fetchone()
+    return found is not None

@@ -8,6 +8,7 @@ from typing import Final
 
 from ..api import BODY_BYTES_MAX, EVENTS_MAX, HEARTBEAT_S
 from ..log import Log
+from ..retention import NO_LIMITS, Retention
 from .access import Access, OpenAccess
 from .intake import Intake
 from .metrics import Metrics
@@ -35,6 +36,7 @@ class ServerOptions:
     subscriber_bytes_max: int = SUBSCRIBER_BYTES_MAX
     stalled_s_max: float = STALLED_S_MAX
     drain_s: float = DRAIN_S
+    retention: Retention = NO_LIMITS
 
 
 @dataclass(slots=True, kw_only=True)
