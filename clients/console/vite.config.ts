@@ -7,7 +7,7 @@ export default defineConfig({
   plugins: [react()],
   build: {
     // It ships inside the Python package: nobody needs Node to look at a run.
-    outDir: "../../src/runstream/server/console",
+    outDir: "../../src/runstream/server/console_files",
     emptyOutDir: true,
     modulePreload: { polyfill: false },
   },

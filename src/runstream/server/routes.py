@@ -26,7 +26,7 @@ from ..api import (
     TokenRequest,
     TrimRun,
 )
-from . import health, ingest, metrics_route, pages, runs, token_route
+from . import console, health, ingest, metrics_route, pages, runs, token_route
 from .access import Permission, Principal
 from .site import Site
 
@@ -195,6 +195,20 @@ ROUTES: Final[tuple[Route, ...]] = (
         cold=metrics_route.get_metrics,
         permission="metrics",
         answers={200: ("Prometheus' text format", None)},
+    ),
+    Route(
+        method="GET",
+        pattern="/",
+        summary="The console, for people",
+        cold=console.get_page,
+        answers={200: ("A page", None)},
+    ),
+    Route(
+        method="GET",
+        pattern="/assets/{asset}",
+        summary="A file of the console",
+        cold=console.get_asset,
+        answers={200: ("A script or style sheet", None)},
     ),
     Route(
         method="GET",
