@@ -157,14 +157,15 @@ class EventsPage(Answer):
 
 class StreamEnd(Answer):
     """The data of a `stream.end` frame: that was all, do not come back. `ended`: the run has ended and
-    its last record is delivered; `caught_up`: everything stored is (`follow=false`).
+    its last record is delivered; `caught_up`: everything stored is (`follow=false`); `removed`: the run
+    is no longer there.
 
     The data of `stream.error` is a `problem.Problem`: with a status of 429 or 5xx come back and resume,
     with any other one the same request would be refused. `stream.cursor` has its cursor as `id`, and
     `{}` as data.
     """
 
-    reason: Literal["ended", "caught_up"]
+    reason: Literal["ended", "caught_up", "removed"]
 
 
 # --- POST /v1/runs/{id}/lease, /trim, /cancel, /signals, /tokens ------------------------------------

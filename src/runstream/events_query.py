@@ -33,9 +33,9 @@ _ACCESS_TOKEN: Final = "access_token"
 class EventsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A request for records of a run.
 
-    `follow`: go on after what is stored (a stream only). `limit`: records of a page at most (JSON only;
-    0: none, only the waiting). `wait_s`: how long to wait for the run to begin, and a page for its first
-    record. `stream`: the whole stream of the run's root, whichever run of it is named.
+    `follow`: go on after what is stored (a stream only). `limit`: records of a page at most (JSON only).
+    `wait_s`: how long to wait for the run to begin, and a page for its first record. `stream`: the whole
+    stream of the run's root, whichever run of it is named.
     """
 
     start: Start = Start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+import msgspec
+
 from .errors import GenerationChanged, PositionGone, RunNotFound
 from .filter import Filter
 from .log import READ_LIMIT_MAX, Log, RunInfo
@@ -14,6 +16,14 @@ GapReason = Literal["trimmed", "generation_changed", "removed"]
 
 # What a log answers to a read from a position that was good once.
 GONE: Final = (GenerationChanged, PositionGone, RunNotFound)
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Records that cannot be read: the draft that tells a reader, and where it goes on (None: nowhere)."""
+
+    reason: GapReason
+    draft: Draft
+    goes_on: Cursor | None
 
 
 async def first_position(log: Log, info: RunInfo, start: Start, wanted: Filter) -> Cursor:
@@ -30,8 +40,8 @@ async def first_position(log: Log, info: RunInfo, start: Start, wanted: Filter) 
 
 def gap_behind(
     run_id: str, position: Cursor, error: GenerationChanged | PositionGone | RunNotFound
-) -> tuple[Draft, Cursor | None]:
-    """What tells a reader of the hole behind `position`, and where to go on (None: nowhere)."""
+) -> Gap:
+    """The hole behind `position` that a reader of the run was told of with `error`."""
     reason: GapReason
     to_seq: int | None = None
     next_seq: int | None = None
@@ -45,7 +55,7 @@ def gap_behind(
     else:
         reason = "removed"
     missing = {"from_seq": position.seq + 1, "to_seq": to_seq, "next_seq": next_seq}
-    return make_draft(run_id, GAP, {"reason": reason, **missing}), goes_on
+    return Gap(reason, make_draft(run_id, GAP, {"reason": reason, **missing}), goes_on)
 
 
 async def _last_position(log: Log, info: RunInfo, count: int, wanted: Filter) -> Cursor:

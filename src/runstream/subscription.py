@@ -224,12 +224,13 @@ class Subscription:
         self, position: Cursor, error: GenerationChanged | PositionGone | RunNotFound
     ) -> tuple[Record, Cursor | None]:
         """The record that tells of the hole, and where to go on (None: nowhere)."""
-        draft, goes_on = gap_behind(self.run_id, position, error)
+        gap = gap_behind(self.run_id, position, error)
+        goes_on = gap.goes_on
         origin = self._origins[self.run_id]
         if goes_on is not None and goes_on.generation is not None:
             origin = msgspec.structs.replace(origin, generation=goes_on.generation)
             self._origins = {self.run_id: origin}
-        return Record(0, draft, origin, resume_seq=(goes_on or position).seq), goes_on
+        return Record(0, gap.draft, origin, resume_seq=(goes_on or position).seq), goes_on
 
     async def _wait(self, watch: LeaseWatch, root: str, position: Cursor) -> Record | None:
         """Wait for news; a record if the run was lost and only this subscriber can say so."""

@@ -192,6 +192,15 @@ def encode_drafts(first_seq: int, drafts: Sequence[Draft]) -> list[bytes]:
     return [_encode(envelope).translate(_IN_ONE_LINE) for envelope in envelopes]
 
 
+def encode_lines(generation: str, first_seq: int, drafts: Sequence[Draft]) -> list[bytes]:
+    """As `encode_drafts`, each with its line break, and with its `cursor` as the last member: so whoever
+    reads lines can resume behind any of them.
+    """
+    cursor = b'%%b,"cursor":"%b.%%d"}\n' % generation.encode()
+    lines = encode_drafts(first_seq, drafts)
+    return [cursor % (line[:-1], seq) for seq, line in enumerate(lines, first_seq)]
+
+
 def encode_run(info: RunInfo) -> bytes:
     """What the log knows of a run, as compact JSON in one line. Its lease is nobody else's business."""
     return _encode(

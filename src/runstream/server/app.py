@@ -116,6 +116,8 @@ class App:
                 task.cancel()
             await asyncio.gather(*self._working, return_exceptions=True)
             self._working.clear()
+            if site is not None:
+                await site.followers.aclose()
             if site is not None and isinstance(self._log, str):
                 await process.release_log(self._log, site.log)
 

@@ -16,6 +16,7 @@ from ..api import (
     AppendEvents,
     Body,
     CancelRun,
+    EventsPage,
     LeaseAction,
     OpenedRun,
     OpenRun,
@@ -26,7 +27,7 @@ from ..api import (
     TokenRequest,
     TrimRun,
 )
-from . import console, health, ingest, metrics_route, pages, runs, token_route
+from . import console, follow, health, ingest, metrics_route, runs, token_route
 from .access import Permission, Principal
 from .site import Site
 
@@ -78,6 +79,9 @@ class Route:
 _RUN: Final = f"{V1}/runs/{{{RUN_ID}}}"
 _WHOLE: Final = {"type": "integer", "minimum": 0}
 _SECONDS: Final = {"type": "number", "minimum": 0}
+_LIMIT: Final = {"type": "integer", "minimum": 1}
+_FLAG: Final = {"type": "boolean"}
+_NAMES: Final = "Only these, with commas in between; gaps, drops and the end pass as well"
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
@@ -136,10 +140,32 @@ ROUTES: Final[tuple[Route, ...]] = (
         method="GET",
         pattern=f"{_RUN}/events",
         summary="Follow a run: history, then live",
-        raw=pages.follow_events,
+        raw=follow.follow_events,
         streams=True,
         permission="runs:read",
-        answers={200: ("Records", None)},
+        parameters=(
+            Parameter(name="from_seq", description="The first seq wanted", schema=_WHOLE),
+            Parameter(name="after", description="A cursor; `Last-Event-ID` wins over it"),
+            Parameter(name="last", description="Only so many of the newest", schema=_WHOLE),
+            Parameter(name="kinds", description=_NAMES),
+            Parameter(name="topics", description=_NAMES),
+            Parameter(name="steps", description=_NAMES),
+            Parameter(name="correlation_ids", description=_NAMES),
+            Parameter(name="follow", description="false: only what is stored", schema=_FLAG),
+            Parameter(name="limit", description="Records in one page", schema=_LIMIT),
+            Parameter(
+                name="wait",
+                description="Seconds to wait for the run, and a page for its first record",
+                schema=_SECONDS,
+            ),
+            Parameter(
+                name="stream", description="true: the whole stream of the run's root", schema=_FLAG
+            ),
+        ),
+        answers={
+            200: ("Records, as a stream or as a page", EventsPage),
+            204: ("The run has ended, and nothing is left to come", None),
+        },
     ),
     Route(
         method="POST",

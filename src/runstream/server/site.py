@@ -10,6 +10,7 @@ from ..api import BODY_BYTES_MAX, EVENTS_MAX, HEARTBEAT_S
 from ..log import Log
 from ..retention import NO_LIMITS, Retention
 from .access import Access, OpenAccess
+from .followers import Followers
 from .intake import Intake
 from .metrics import Metrics
 
@@ -53,6 +54,15 @@ class Site:
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     intake: Intake = field(init=False)
+    followers: Followers = field(init=False)
 
     def __post_init__(self) -> None:
         self.intake = Intake(self.log)
+        self.followers = Followers(
+            self.log,
+            self.metrics,
+            self.stopping,
+            look_s=min(self.options.heartbeat_s, self.options.stalled_s_max) / 4,
+            bytes_max=self.options.subscriber_bytes_max,
+            per_run_max=self.options.subscribers_per_run_max,
+        )

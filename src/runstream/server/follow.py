@@ -1,0 +1,187 @@
+"""`GET /v1/runs/{id}/events`: who may follow what, in which form, from where.
+
+The form is the client's choice (`Accept`): server-sent events, lines of JSON, or one page of JSON. A
+position that is gone is a gap in a stream, which goes on behind it (an EventSource would give up after any
+error), and 410 for a page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from ..admission import check_limit
+from ..api import JSON, NDJSON, SSE, WAIT_S_MAX
+from ..errors import InvalidInput, RunNotFound, StreamingOff
+from ..events_query import EventsQuery, parse_events_query
+from ..log import READ_LIMIT_DEFAULT, READ_LIMIT_MAX, Log, RunInfo
+from ..position import first_position
+from ..record import Cursor
+from .access import Principal
+from .answers import Refused, send_body
+from .events_page import PageFollower
+from .followers import Follower
+from .site import Site
+from .stream_follower import StreamFollower
+from .stream_format import LineFormat, SseFormat, StreamFormat
+
+_SSE: Final = SseFormat()
+_LINES: Final = LineFormat()
+# In the order of our preference, where a client has none.
+_FORMS: Final[dict[str, StreamFormat | None]] = {SSE: _SSE, NDJSON: _LINES, JSON: None}
+
+
+async def follow_events(
+    site: Site, principal: Principal, run_id: str, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer with the records of a run, as a stream until it ends, or as a page.
+
+    Raises (before the response has started):
+        Refused: none of the forms is acceptable.
+        Forbidden: the principal may not read it.
+        RunNotFound, InvalidInput, InvalidPosition, TooManySubscribers, StreamingOff, LogUnavailable.
+        PositionGone, GenerationChanged: of a page.
+    """
+    if not site.options.streaming:
+        raise StreamingOff("streaming is switched off at this server")
+    principal.require("runs:read", run_id)
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    form = _choose_form(headers.get(b"accept", b"").decode("latin-1"))
+    query = parse_events_query(
+        scope["query_string"].decode("latin-1"),
+        headers.get(b"last-event-id", b"").decode("latin-1"),
+    )
+    if form is not None and query.limit is not None:
+        raise InvalidInput(f"limit= goes with a page (Accept: {JSON})")
+    info = await _find(site.log, run_id, min(query.wait_s, WAIT_S_MAX))
+    if query.stream and info.root_run_id != run_id:
+        principal.require("runs:read", info.root_run_id)
+        info = await site.log.info(info.root_run_id)
+    position = await first_position(site.log, info, query.start, query.filter)
+    if form is None:
+        await _send_page(site, info, position, query, receive, send)
+        return
+    if position.seq > info.last_seq:
+        # Raises, unless there are more records by now.
+        await site.log.read(info.root_run_id, after=position, limit=1)
+    await _stream(site, principal, info, position, query, form, receive, send)
+
+
+async def _stream(
+    site: Site,
+    principal: Principal,
+    info: RunInfo,
+    position: Cursor,
+    query: EventsQuery,
+    form: StreamFormat,
+    receive: Receive,
+    send: Send,
+) -> None:
+    is_root = info.run_id == info.root_run_id
+    follower = StreamFollower(
+        site.followers,
+        principal,
+        info,
+        site.followers.view(form, info.run_id, query.filter, is_root=is_root),
+        position,
+        send,
+        # Of a run that has ended only what is stored can come (a child's root may go on).
+        stop=None if query.follow and not info.has_ended else info.last_seq,
+        heartbeat_s=site.options.heartbeat_s,
+        stalled_s_max=site.options.stalled_s_max,
+    )
+    async with _looked_after(site, follower, info, receive):
+        await follower.run()
+
+
+async def _send_page(
+    site: Site, info: RunInfo, position: Cursor, query: EventsQuery, receive: Receive, send: Send
+) -> None:
+    limit = READ_LIMIT_DEFAULT if query.limit is None else check_limit(query.limit, READ_LIMIT_MAX)
+    is_root = info.run_id == info.root_run_id
+    view = site.followers.view(_LINES, info.run_id, query.filter, is_root=is_root)
+    page = PageFollower(site.followers, site.log, info, view)
+    if query.wait_s == 0:
+        body = await page.read(position, limit, 0.0)
+    else:
+        async with _looked_after(site, page, info, receive):
+            body = await page.read(position, limit, min(query.wait_s, WAIT_S_MAX))
+        if page.cut_reason is not None:
+            return
+    await send_body(send, 200, body, JSON.encode())
+
+
+@asynccontextmanager
+async def _looked_after(
+    site: Site, follower: Follower, info: RunInfo, receive: Receive
+) -> AsyncGenerator[None]:
+    """Counted, watched by the followers' clock, and ended when the client goes."""
+    site.followers.enter(follower, info.root_run_id)
+    watch = asyncio.create_task(_cut_when_gone(follower, receive))
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if follower.cut_reason is None or task is None:
+            raise
+        # It was our own doing.
+        task.uncancel()
+    finally:
+        watch.cancel()
+        site.followers.leave(follower, info.root_run_id)
+
+
+async def _cut_when_gone(follower: Follower, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    follower.cut("gone")
+
+
+async def _find(log: Log, run_id: str, wait_s: float) -> RunInfo:
+    """The run, which may begin within `wait_s` seconds. Raises RunNotFound."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    while True:
+        try:
+            return await log.info(run_id)
+        except RunNotFound:
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                raise
+            await log.wait(run_id, after=0, timeout=left_s)
+
+
+def _choose_form(accept: str) -> StreamFormat | None:
+    """The form that the client likes best; None is a page. Raises Refused if it likes none."""
+    ranges = list(_read_accept(accept)) or [("*/*", 1.0)]
+    best, best_quality = "", 0.0
+    for form in _FORMS:
+        # What is named counts more than what is only covered.
+        for pattern in (form, form.partition("/")[0] + "/*", "*/*"):
+            found = [quality for name, quality in ranges if name == pattern]
+            if found:
+                if found[0] > best_quality:
+                    best, best_quality = form, found[0]
+                break
+    if not best:
+        raise Refused("not_acceptable", f"events come as {', '.join(_FORMS)}, not as {accept!r}")
+    return _FORMS[best]
+
+
+def _read_accept(accept: str) -> Iterable[tuple[str, float]]:
+    for part in accept.split(","):
+        name, *parameters = (one.strip().lower() for one in part.split(";"))
+        if not name:
+            continue
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        yield name, quality

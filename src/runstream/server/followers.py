@@ -1,0 +1,230 @@
+"""All who follow runs in one server process: their number, their readers, and the clock they share.
+
+One task looks at all of them about once a second. So heartbeats, cursors, expired tokens and subscribers
+that take nothing cost no task and no timer each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, OrderedDict
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
+
+from ..errors import LogUnavailable, RunstreamError, TooManySubscribers
+from ..filter import Filter
+from ..log import READ_LIMIT_DEFAULT, Log, Page
+from ..record import Cursor
+from .batches import Batches, View
+from .metrics import Lag, Metrics
+from .shared_reader import SharedReader
+from .stream_format import StreamFormat
+
+# Between two looks at everyone; less where a limit is shorter than that.
+LOOK_S: Final = 1.0
+# Stored pages that several subscribers want at once (a page that many reload): kept for a moment, because
+# trimmed records should not be seen much longer.
+PAGES_BYTES_MAX: Final = 16 * 1024 * 1024
+PAGES_S_MAX: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Follower(Protocol):
+    """One request that waits or streams."""
+
+    @property
+    def lag(self) -> int:
+        """How many records it is behind."""
+        ...
+
+    @property
+    def cut_reason(self) -> str | None:
+        """Why it was cut."""
+        ...
+
+    def cut(self, reason: str) -> None:
+        """End at once, without a word: cancel the task that it is in."""
+        ...
+
+    def leave(self, error: RunstreamError) -> None:
+        """Tell the client why, and end."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Some time has passed (`now`: the loop's)."""
+        ...
+
+
+class StoredPage:
+    """A page as it was read, cut into chunks as subscribers ask for them."""
+
+    __slots__ = ("batches", "ended", "is_short", "read_at")
+
+    def __init__(self, page: Page, read_at: float) -> None:
+        self.batches = Batches(page.generation, page.first_seq - 1)
+        self.batches.add(page.drafts)
+        self.ended = page.ended
+        # Little is behind it, if anything.
+        self.is_short = len(page.drafts) < READ_LIMIT_DEFAULT // 8
+        self.read_at = read_at
+
+
+class Followers:
+    """The parts of a `Site` that followers share. All of it runs in one event loop."""
+
+    def __init__(
+        self,
+        log: Log,
+        metrics: Metrics,
+        stopping: asyncio.Event,
+        *,
+        look_s: float,
+        bytes_max: int,
+        per_run_max: int,
+    ) -> None:
+        self.metrics = metrics
+        self.stopping = stopping
+        self._log = log
+        self._look_s = min(LOOK_S, look_s)
+        self._bytes_max = bytes_max
+        self._per_run_max = per_run_max
+        self._followers: set[Follower] = set()
+        self._per_run: Counter[str] = Counter()
+        self._readers: dict[str, SharedReader] = {}
+        self._views: WeakValueDictionary[tuple[object, ...], View] = WeakValueDictionary()
+        self._pages: OrderedDict[tuple[str, Cursor], asyncio.Task[StoredPage]] = OrderedDict()
+        self._pages_bytes = 0
+        self._clock: asyncio.Task[None] | None = None
+        metrics.watch_lag(self._lag)
+
+    # --- coming and going ------------------------------------------------------------------------
+
+    def enter(self, follower: Follower, root_run_id: str) -> None:
+        """Count a follower in, and look after it until it leaves.
+
+        Raises:
+            TooManySubscribers: the run has as many as it may have.
+            LogUnavailable: the server is stopping.
+        """
+        if self.stopping.is_set():
+            raise _stopping()
+        if self._per_run[root_run_id] >= self._per_run_max:
+            raise TooManySubscribers(
+                f"run {root_run_id!r} has {self._per_run_max} subscribers, as many as this server takes"
+            )
+        self._per_run[root_run_id] += 1
+        self._followers.add(follower)
+        self.metrics.subscribed()
+        if self._clock is None:
+            self._clock = asyncio.create_task(self._look_after())
+
+    def leave(self, follower: Follower, root_run_id: str) -> None:
+        """The opposite of `enter`."""
+        self._followers.discard(follower)
+        self.metrics.unsubscribed()
+        self._per_run[root_run_id] -= 1
+        if not self._per_run[root_run_id]:
+            del self._per_run[root_run_id]
+
+    async def aclose(self) -> None:
+        """End what goes on in the background. Nobody may follow any more."""
+        if self._clock is not None:
+            self._clock.cancel()
+            await asyncio.gather(self._clock, return_exceptions=True)
+        for reader in list(self._readers.values()):
+            await reader.aclose()
+        self._readers.clear()
+
+    # --- what they share --------------------------------------------------------------------------
+
+    def view(self, form: StreamFormat, run_id: str, wanted: Filter, *, is_root: bool) -> View:
+        """The one view of all who want the same."""
+        key = (form, run_id, is_root, wanted)
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = View(form, run_id, is_root, wanted)
+        return found
+
+    def reader(self, root_run_id: str, generation: str) -> SharedReader | None:
+        """The stream's reader, if there is one."""
+        reader = self._readers.get(root_run_id)
+        if reader is None or reader.generation != generation or not reader.is_usable:
+            return None
+        return reader
+
+    def start_reader(self, root_run_id: str, position: Cursor) -> SharedReader:
+        """The stream's reader, or a new one from `position` on."""
+        reader = self.reader(root_run_id, position.generation or "")
+        if reader is None:
+            reader = SharedReader(self._log, root_run_id, position, self._bytes_max)
+            self._readers[root_run_id] = reader
+        return reader
+
+    async def stored(self, root_run_id: str, position: Cursor) -> StoredPage:
+        """What is stored behind a position: read once for all who ask at the same time.
+
+        Raises what `Log.read` does.
+        """
+        key = (root_run_id, position)
+        task = self._pages.get(key)
+        if task is None:
+            task = self._pages[key] = asyncio.create_task(self._read(root_run_id, position))
+            task.add_done_callback(lambda done: self._keep(key, done))
+        # Whoever goes must not take it from the others.
+        return await asyncio.shield(task)
+
+    async def _read(self, root_run_id: str, position: Cursor) -> StoredPage:
+        page = await self._log.read(root_run_id, after=position)
+        return StoredPage(page, time.monotonic())
+
+    def _keep(self, key: tuple[str, Cursor], task: asyncio.Task[StoredPage]) -> None:
+        if task.cancelled() or task.exception() is not None or task.result().is_short:
+            del self._pages[key]
+            return
+        self._pages_bytes += task.result().batches.size_bytes
+        self._forget_pages(time.monotonic() - PAGES_S_MAX)
+
+    def _forget_pages(self, before: float) -> None:
+        for key, task in list(self._pages.items()):
+            if not task.done():
+                continue
+            page = task.result()
+            if self._pages_bytes <= PAGES_BYTES_MAX and page.read_at > before:
+                break
+            del self._pages[key]
+            self._pages_bytes -= page.batches.size_bytes
+
+    # --- the clock ---------------------------------------------------------------------------------
+
+    async def _look_after(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self.stopping.is_set():
+            try:
+                async with asyncio.timeout(self._look_s):
+                    await self.stopping.wait()
+            except TimeoutError:
+                self._look(loop.time())
+        for follower in list(self._followers):
+            follower.leave(_stopping())
+
+    def _look(self, now: float) -> None:
+        for follower in list(self._followers):
+            try:
+                follower.look(now)
+            except Exception:
+                logger.exception("a subscriber could not be looked after")
+        self._forget_pages(time.monotonic() - PAGES_S_MAX)
+        for root_run_id, reader in list(self._readers.items()):
+            if not (reader.is_usable and reader.is_needed):
+                del self._readers[root_run_id]
+
+    def _lag(self) -> Lag:
+        lags = [follower.lag for follower in self._followers]
+        return Lag(max(lags, default=0), sum(lags))
+
+
+def _stopping() -> LogUnavailable:
+    return LogUnavailable("the server is stopping: connect again in a moment")
