@@ -32,12 +32,14 @@ check: $(VENV)/.dev ## lint, formatting, types, layers
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-services: ## install the engines that tests start: Redis, NATS, PostgreSQL (Debian, Ubuntu)
+services: ## install what tests start: Redis, NATS, PostgreSQL, Chromium, Node (Debian, Ubuntu)
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 		missing="$$missing postgresql"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	[ -n "$$missing" ] || exit 0; \
 	command -v apt-get >/dev/null || { echo "Please install:$$missing" >&2; exit 1; }; \
 	root=; [ "$$(id -u)" = 0 ] || root='sudo -n'; \

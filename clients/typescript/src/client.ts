@@ -2,7 +2,7 @@
 
 import { RunstreamError } from "./errors.js";
 import type { RunStatus } from "./folds/steps.js";
-import { type ConnectOptions, Http } from "./http.js";
+import { type ConnectOptions, Http, runPath } from "./http.js";
 import { Publisher, type PublishOptions } from "./publisher.js";
 import { type Item, type StreamRecord, TERMINAL_KINDS } from "./record.js";
 import { queryOf, subscribe, subscribePages, type SubscribeOptions } from "./subscription.js";
@@ -74,9 +74,8 @@ export class Streams {
 
   /** One page of records, for looking at a part of a run. */
   async page(runId: string, { limit, wait, signal, ...position }: PageOptions): Promise<Page> {
-    const path = `/v1/runs/${encodeURIComponent(runId)}/events`;
     const init = { query: { ...queryOf(position), limit, wait }, headers: { accept: "application/json" }, signal };
-    const page = await this.http.json<Page & { generation: string }>("GET", path, init);
+    const page = await this.http.json<Page & { generation: string }>("GET", runPath(runId, "/events"), init);
     for (const record of page.records) record.cursor = `${page.generation}.${record.seq}`;
     return page;
   }
@@ -117,7 +116,7 @@ export class Handler {
   ) {}
 
   info(): Promise<RunInfo> {
-    return this.http.json("GET", this.#path());
+    return this.http.json("GET", runPath(this.runId));
   }
 
   /** The position of the newest record, for `after`: only what comes from now on. */
@@ -142,15 +141,11 @@ export class Handler {
 
   /** Send an event into the run: its type, and its fields. Resolves when it is stored. */
   async sendEvent(type: string, event: object = {}): Promise<void> {
-    await this.http.send("POST", this.#path("/signals"), { body: { type, event } });
+    await this.http.send("POST", runPath(this.runId, "/signals"), { body: { type, event } });
   }
 
   /** Ask the process that runs it to cancel the run. */
   async cancelRun(reason?: string): Promise<void> {
-    await this.http.send("POST", this.#path("/cancel"), { body: { reason } });
-  }
-
-  #path(rest = ""): string {
-    return `/v1/runs/${encodeURIComponent(this.runId)}${rest}`;
+    await this.http.send("POST", runPath(this.runId, "/cancel"), { body: { reason } });
   }
 }

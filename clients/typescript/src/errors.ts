@@ -48,5 +48,5 @@ export async function errorOf(response: Response): Promise<RunstreamError> {
     // not JSON
   }
   const code = response.status >= 500 ? "unreachable" : response.status === 401 ? "unauthorized" : "not_a_server";
-  return new RunstreamError(code, `${response.url} answered ${response.status} without a problem document`, response.status, { retryAfterMs: after });
+  return new RunstreamError(code, `${response.url} answered ${response.status}`, response.status, { retryAfterMs: after });
 }

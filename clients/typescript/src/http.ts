@@ -75,6 +75,17 @@ export class Http {
   }
 }
 
+/** The address of a run. */
+export const runPath = (runId: string, rest = ""): string => `/v1/runs/${encodeURIComponent(runId)}${rest}`;
+
+/** Resolves after the time; throws the reason of an aborted signal. */
+export const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const stop = () => (clearTimeout(timer), reject(signal!.reason));
+    const timer = setTimeout(() => (signal?.removeEventListener("abort", stop), resolve()), ms);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+
 function search(query: Query = {}): string {
   const found = new URLSearchParams();
   for (const [name, value] of Object.entries(query))

@@ -1,7 +1,7 @@
 /** Publishing into a run: one batch in flight, sent again unchanged until the server answers. */
 
 import { RunstreamError } from "./errors.js";
-import type { Http } from "./http.js";
+import { type Http, runPath, sleep } from "./http.js";
 
 export interface PublishOptions {
   kind?: string;
@@ -62,12 +62,12 @@ export class Publisher {
     const body = { producer: { id: this.#id, epoch: 0, number: this.#number }, events };
     for (let tries = 1; ; tries++) {
       try {
-        await this.http.json("POST", `/v1/runs/${encodeURIComponent(this.runId)}/events`, { body });
+        await this.http.json("POST", runPath(this.runId, "/events"), { body });
         return;
       } catch (error) {
         if (!(error instanceof RunstreamError && error.isTemporary) || tries === TRIES_MAX) throw error;
         const pause = error.retryAfterMs ?? Math.min(100 * 2 ** tries, 10_000) * (0.5 + Math.random() / 2);
-        await new Promise((resolve) => setTimeout(resolve, pause));
+        await sleep(pause);
       }
     }
   }

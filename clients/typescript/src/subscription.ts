@@ -1,7 +1,7 @@
 /** Following a run: history, then live, over as many connections as it takes. */
 
 import { RunstreamError } from "./errors.js";
-import type { Http, Query } from "./http.js";
+import { type Http, type Query, runPath, sleep } from "./http.js";
 import type { Gap, Item } from "./record.js";
 import { type Frame, FrameParser } from "./sse.js";
 
@@ -61,7 +61,7 @@ export async function* subscribePages(http: Http, runId: string, options: Subscr
     signal?.addEventListener("abort", abort);
     let retryMs: number | undefined;
     try {
-      const response = await http.send("GET", `/v1/runs/${encodeURIComponent(runId)}/events`, {
+      const response = await http.send("GET", runPath(runId, "/events"), {
         // An integer is for the first connection alone: once there is a cursor it goes first.
         query: cursor === undefined ? { ...query, from_seq, last, after } : query,
         headers: { accept: "text/event-stream", ...(cursor !== undefined && { "last-event-id": cursor }) },
@@ -187,12 +187,3 @@ function gapOf(problem: RunstreamError, runId: string, after: string | undefined
     },
   };
 }
-
-function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const stop = () => (clearTimeout(timer), reject(signal!.reason));
-    const timer = setTimeout(() => (signal?.removeEventListener("abort", stop), resolve()), ms);
-    signal?.addEventListener("abort", stop, { once: true });
-  });
-}
-

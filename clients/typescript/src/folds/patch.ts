@@ -40,13 +40,13 @@ function applyOne(top: Container, owned: Set<Json>, operation: unknown): void {
       const parent = own(top, owned, place);
       if (typeof grown === "string" && typeof value === "string") put(parent, last(place), grown + value);
       else if (Array.isArray(grown) && Array.isArray(value)) put(parent, last(place), [...grown, ...value]);
-      else throw new InvalidPatch("append takes text for a string, or items for an array");
+      else throw new InvalidPatch("append takes text or items");
       return;
     }
     case "move": {
       const source = placeOf(operation["from"]);
       if (same(source, place)) return void find(top, place);
-      if (same(source, place.slice(0, source.length))) throw new InvalidPatch("a value cannot move into itself");
+      if (same(source, place.slice(0, source.length))) throw new InvalidPatch("it cannot move into itself");
       const value = remove(own(top, owned, source), source);
       return add(own(top, owned, place), last(place), value);
     }
@@ -57,7 +57,7 @@ function applyOne(top: Container, owned: Set<Json>, operation: unknown): void {
       return add(own(top, owned, place), last(place), value);
     }
     case "test":
-      if (!equal(find(top, place), valueOf(operation))) throw new InvalidPatch("the value is not the expected one");
+      if (!equal(find(top, place), valueOf(operation))) throw new InvalidPatch("not the expected value");
       return;
     default:
       throw new InvalidPatch(`there is no operation ${String(operation["op"])}`);
@@ -111,7 +111,7 @@ function add(node: Container, token: string, value: Json): void {
 }
 
 function remove(node: Container, place: string[]): Json {
-  if (place.length === 1) throw new InvalidPatch("the whole document can be replaced, not removed");
+  if (place.length === 1) throw new InvalidPatch("the document cannot be removed");
   const token = last(place);
   const value = get(node, token);
   if (Array.isArray(node)) node.splice(Number(token), 1);
@@ -127,7 +127,7 @@ function define(node: object, token: string, value: Json): void {
 /** The pointer's tokens (RFC 6901), behind one for the document itself. */
 function placeOf(pointer: unknown): string[] {
   if (typeof pointer !== "string" || !/^(\/([^~]|~[01])*)?$/s.test(pointer)) {
-    throw new InvalidPatch("the operation needs a JSON pointer");
+    throw new InvalidPatch("not a JSON pointer");
   }
   return pointer.split("/").map((token) => token.replaceAll("~1", "/").replaceAll("~0", "~"));
 }
@@ -140,7 +140,7 @@ function indexOf(token: string, end: number): number {
 }
 
 function valueOf(operation: { [name: string]: unknown }): Json {
-  if (!Object.hasOwn(operation, "value")) throw new InvalidPatch("the operation needs a value");
+  if (!Object.hasOwn(operation, "value")) throw new InvalidPatch("no value");
   return operation["value"] as Json;
 }
 
