@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from .assembly import Assembler
 from .chunk import InferenceChunk
 from .hand_over import PieceSource
 from .message import ChatMessage
+
+# A reader that always finds a chunk lets others of its loop run this often, in seconds.
+_TURN_S: Final = 0.005
 
 OnChunk = Callable[[InferenceChunk], Awaitable[object] | object]
 
@@ -29,6 +34,7 @@ class InferenceChunkStream:
         self._assembler = Assembler()
         self._last: deque[InferenceChunk] = deque()
         self._over = False
+        self._turn_ends_s = 0.0
 
     @property
     def message(self) -> ChatMessage:
@@ -46,6 +52,9 @@ class InferenceChunkStream:
         if self._source is None:
             self._source = self._begin()
         try:
+            if time.monotonic() > self._turn_ends_s:
+                await asyncio.sleep(0)
+                self._turn_ends_s = time.monotonic() + _TURN_S
             while (piece := await self._source.take()) is not None:
                 chunk = self._assembler.feed(piece)
                 if chunk is not None:

@@ -15,8 +15,6 @@ from .assembly import Piece
 
 # Pieces that wait for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
-# A reader that always finds a piece lets others of its loop run after so many.
-_TAKES_PER_TURN: Final = 32
 
 
 class PieceSource(Protocol):
@@ -47,8 +45,8 @@ class HandOver:
         "_left",
         "_loop",
         "_pieces",
+        "_reading",
         "_room",
-        "_takes",
         "_waiter",
         "finished",
         "thread",
@@ -62,7 +60,7 @@ class HandOver:
         self._ended = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._takes = 0
+        self._reading = False
         # The engine's thread, and whether it is done with this generation.
         self.thread: threading.Thread | None = None
         self.finished = threading.Event()
@@ -97,17 +95,18 @@ class HandOver:
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
-            self._loop.call_soon_threadsafe(self._wake)
+        waiter, self._waiter = (
+            self._waiter,
+            None,
+        )  # once for each wait, however much comes meanwhile
+        if waiter is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
+                self._loop.call_soon_threadsafe(_resolve, waiter)
 
     # --- the reader's loop -----------------------------------------------------------------------
 
     async def take(self) -> Piece | None:
         pieces = self._pieces
-        self._takes += 1
-        if self._takes >= _TAKES_PER_TURN:
-            self._takes = 0
-            await asyncio.sleep(0)
         while not pieces:
             if self._ended and not pieces:
                 if self._error is not None:
@@ -127,16 +126,18 @@ class HandOver:
         self.leave()
 
     async def _wait(self) -> None:
-        if self._waiter is not None:
+        if self._reading:
             raise RuntimeError("this stream is already being read")
+        self._reading = True
         waiter = self._waiter = self._loop.create_future()
-        self._takes = 0
         try:
             if not self._pieces and not self._ended:
                 await waiter
         finally:
+            self._reading = False
             self._waiter = None
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

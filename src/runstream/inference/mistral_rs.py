@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,9 @@ class _Engine:
                     f"mistral.rs could not load {options.model}: {_words(error)}"
                 ) from None
 
+        # Two threads that send at the same time get "Already borrowed".
+        self._sending = threading.Lock()
+
     def _which(self, model: Path) -> Any:
         which = self._library.Which
         if model.is_file():
@@ -133,9 +137,9 @@ class _Engine:
     ) -> None:
         """Generate until the end, or until the reader leaves."""
         try:
-            chunks: Iterator[Any] = self._runner.send_chat_completion_request(
-                self._request(messages, options)
-            )
+            request = self._request(messages, options)
+            with self._sending:
+                chunks: Iterator[Any] = self._runner.send_chat_completion_request(request)
             for chunk in chunks:
                 piece = _piece(chunk)
                 if to.left or (piece is not None and not to.put(piece)):
@@ -174,9 +178,9 @@ def _piece(chunk: Any) -> Piece | None:
 
 def _check_model(model: str) -> None:
     path = Path(model)
-    if path.is_dir():
+    if model and path.is_dir():
         return
-    if path.exists() or model.endswith(".gguf") or path.is_absolute() or model.startswith("."):
+    if path.is_file() or model.endswith(".gguf") or path.is_absolute() or model.startswith("."):
         check_gguf(path)
     elif not _HUB_ID.fullmatch(model):
         raise InvalidInput(f"{model!r} is no file, no folder and no id such as 'org/model'")

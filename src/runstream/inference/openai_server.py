@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import WeakKeyDictionary
 
 from ..errors import InferenceFailed
 from .assembly import Piece
@@ -51,7 +52,6 @@ class OpenAIProvider:
 
     Raises:
         ExtraMissing: openai is not installed.
-        InferenceFailed: there is no key.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class OpenAIProvider:
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         require_extra(_MODULE, _EXTRA)
-        library: Any = import_extra(_MODULE, _EXTRA)
         if api_key is None and base_url is not None:
             api_key = "none"  # the client wants one, and the one in the environment is not for this server
-        try:
-            self._client: Any = library.AsyncOpenAI(
-                base_url=base_url, api_key=api_key, timeout=timeout, max_retries=max_retries
-            )
-        except library.OpenAIError as error:
-            raise InferenceFailed(f"the server: {error}") from None
+        self._connect: Callable[[], Any] = lambda: _client(
+            base_url=base_url, api_key=api_key, timeout=timeout, max_retries=max_retries
+        )
+        # One for each event loop: connections belong to the loop that opened them.
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = (
+            WeakKeyDictionary()
+        )
         self._model = model
         self._extra_body = extra_body
         self._answers: set[_Answer] = set()
@@ -100,7 +100,11 @@ class OpenAIProvider:
         for answer in list(self._answers):
             answer.fail(_closed())
             await answer.aclose()
-        await self._client.close()
+        making = self._clients.pop(asyncio.get_running_loop(), None)
+        if making is not None:
+            with contextlib.suppress(InferenceFailed):  # it could not be made
+                client = await making
+                await client.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,10 +124,18 @@ class OpenAIProvider:
         self._answers.add(answer)
         return answer
 
+    async def _connected(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            # In a thread: to import the library and to read the certificates takes half a second.
+            self._clients[loop] = loop.create_task(asyncio.to_thread(self._connect))
+        return await asyncio.shield(self._clients[loop])
+
     async def _pieces(self, request: dict[str, Any]) -> AsyncGenerator[Piece]:
         """The pieces of one answer, as the server sends them."""
         finished = False
-        create = self._client.chat.completions.with_streaming_response.create
+        client = await self._connected()
+        create = client.chat.completions.with_streaming_response.create
         try:
             async with (
                 create(model=self._model, extra_body=self._extra_body, **request) as response,
@@ -150,6 +162,17 @@ class OpenAIProvider:
             if finished and isinstance(error, TimeoutError):
                 return  # the answer is there, and the server forgot to end it
             raise _failed(error) from error
+
+
+def _client(**options: Any) -> Any:
+    library: Any = import_extra(_MODULE, _EXTRA)
+    try:
+        client = library.AsyncOpenAI(**options)
+    except library.OpenAIError as error:
+        raise InferenceFailed(f"the server: {error}") from None
+    # It imports its parts when they are first looked at.
+    _ = client.chat.completions.with_streaming_response
+    return client
 
 
 async def _data(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

@@ -1,0 +1,141 @@
+"""What goes wrong with models, on the real engines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference.questions import answer
+from runstream.errors import ExtraMissing, InferenceFailed, InvalidInput
+from runstream.inference import (
+    LlamaCppOptions,
+    LlamaCppProvider,
+    MistralRsOptions,
+    MistralRsProvider,
+    OpenAIProvider,
+    Provider,
+)
+
+
+def llama(path: Path) -> Provider:
+    return LlamaCppProvider(options=LlamaCppOptions(model_path=path))
+
+
+def mistral(path: Path) -> Provider:
+    return MistralRsProvider(options=MistralRsOptions(path))
+
+
+both = pytest.mark.parametrize("make", [llama, mistral])
+
+
+@both
+def test_a_missing_file_is_named(make: Callable[[Path], Provider], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"there is no model file .*nowhere\.gguf"):
+        make(tmp_path / "nowhere.gguf")
+
+
+@both
+def test_a_file_that_is_no_model_is_told(make: Callable[[Path], Provider], tmp_path: Path) -> None:
+    path = tmp_path / "notes.gguf"
+    path.write_text("Dear diary")
+    with pytest.raises(InvalidInput, match=r"notes\.gguf is no GGUF file"):
+        make(path)
+
+
+def test_a_folder_is_no_gguf_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
+        llama(tmp_path)
+
+
+@both
+async def test_a_model_that_is_cut_off_fails_with_the_engine_s_words(
+    make: Callable[[Path], Provider], gguf: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "half.gguf"
+    path.write_bytes(gguf.read_bytes()[: gguf.stat().st_size // 2])
+    provider = make(path)
+    for _ in range(2):  # it is tried again: the file may be there by then
+        with pytest.raises(InferenceFailed, match=r"could not load .*half\.gguf: \w"):
+            await answer(provider, "Hi")
+    path.write_bytes(gguf.read_bytes())
+    _, message = await answer(provider, "Hi")
+    assert message.finish_reason == "stop"
+    await provider.aclose()
+
+
+async def test_a_folder_without_a_model_fails_with_the_engine_s_words(tmp_path: Path) -> None:
+    provider = mistral(tmp_path)
+    with pytest.raises(InferenceFailed, match=r"could not load .*tokenizer\.json") as failed:
+        await answer(provider, "Hi")
+    assert "candle" not in str(failed.value)  # words, not its stack
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("model", ["nope", "a/b/c", "../nope", "org/mod el", ""])
+def test_a_model_that_is_no_path_and_no_id_is_refused(model: str) -> None:
+    with pytest.raises(InvalidInput):
+        MistralRsProvider(options=MistralRsOptions(model))
+
+
+async def test_a_prompt_longer_than_the_context_fails_with_the_engine_s_words(
+    provider: Provider,
+) -> None:
+    with pytest.raises(InferenceFailed, match="4096") as failed:
+        await answer(provider, "x " * 5000)
+    if isinstance(provider, OpenAIProvider):
+        assert failed.value.status == 400
+    _, message = await answer(provider, "Hi")
+    assert message.finish_reason == "stop"
+
+
+async def test_an_answer_that_fills_the_context_ends_for_its_length(engine: Provider) -> None:
+    _, message = await answer(engine, "count")
+    assert message.finish_reason == "length"
+    assert message.usage is not None
+    assert message.usage.total_tokens in range(4090, 4100)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": 1}, r"no option 'seed'.*MistralRsOptions\(seed"),
+        ({"tool_choice": "required"}, "'auto' and 'none'"),
+    ],
+)
+def test_mistral_rs_refuses_by_name_what_it_does_not_have(
+    gguf: Path, options: dict[str, object], words: str
+) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    with pytest.raises(InvalidInput, match=words):
+        mistral(gguf).stream_chunks(
+            [{"role": "user", "content": "Hi"}], {"tools": [tool], **options}
+        )
+
+
+def test_llama_cpp_refuses_sizes_below_one(gguf: Path) -> None:
+    for options in (
+        LlamaCppOptions(model_path=gguf, context_length=0),
+        LlamaCppOptions(model_path=gguf, parallel=0),
+    ):
+        with pytest.raises(InvalidInput, match="is at least 1, not 0"):
+            LlamaCppProvider(options=options)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("xllamacpp", "llama-cpp"), ("mistralrs", "mistralrs"), ("openai", "openai")],
+)
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, gguf: Path, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    make: dict[str, Callable[[], object]] = {
+        "xllamacpp": lambda: llama(gguf),
+        "mistralrs": lambda: mistral(gguf),
+        "openai": lambda: OpenAIProvider(base_url="http://127.0.0.1:9"),
+    }
+    with pytest.raises(ExtraMissing, match=rf"pip install 'runstream\[{extra}\]'"):
+        make[module]()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from runstream.errors import InferenceFailed
+from runstream.inference.assembly import Piece
+from runstream.inference.hand_over import PIECES_MAX, HandOver
+
+
+async def in_thread(hand_over: HandOver, count: int) -> int:
+    """Put pieces from a thread until nobody wants more; how many were wanted."""
+
+    def fill() -> int:
+        for number in range(count):
+            if not hand_over.put(Piece(str(number))):
+                return number
+        hand_over.end()
+        return count
+
+    return await asyncio.to_thread(fill)
+
+
+async def test_every_piece_comes_once_and_in_order() -> None:
+    hand_over = HandOver()
+    filling = asyncio.ensure_future(in_thread(hand_over, 5000))
+    got = [int(piece.content or "") async for piece in iterate(hand_over)]
+    assert got == list(range(5000))
+    assert await filling == 5000
+    assert await hand_over.take() is None
+
+
+async def iterate(hand_over: HandOver) -> AsyncIterator[Piece]:
+    while (piece := await hand_over.take()) is not None:
+        yield piece
+
+
+async def test_a_slow_reader_holds_the_engine_at_the_limit() -> None:
+    hand_over = HandOver()
+    reached = threading.Event()
+    put: list[int] = []
+
+    def fill() -> None:
+        for number in range(PIECES_MAX * 3):
+            put.append(number)
+            if number == PIECES_MAX - 1:
+                reached.set()
+            hand_over.put(Piece("x"))
+        hand_over.end()
+
+    filling = asyncio.ensure_future(asyncio.to_thread(fill))
+    await asyncio.to_thread(reached.wait)
+    assert len(put) == PIECES_MAX
+    for _ in range(PIECES_MAX // 2 - 1):
+        await hand_over.take()
+    assert len(put) == PIECES_MAX  # it goes on when half of them are taken
+    assert len([piece async for piece in iterate(hand_over)]) == PIECES_MAX * 5 // 2 + 1
+    await filling
+
+
+async def test_a_reader_that_leaves_frees_an_engine_that_waits() -> None:
+    hand_over = HandOver()
+    filling = asyncio.ensure_future(in_thread(hand_over, PIECES_MAX * 2))
+    await hand_over.take()
+    hand_over.leave()
+    assert await filling <= PIECES_MAX + 1
+    assert not hand_over.put(Piece("x"))
+
+
+async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_counts() -> None:
+    hand_over = HandOver()
+    hand_over.put(Piece("x"))
+    hand_over.end(InferenceFailed("first"))
+    hand_over.end(InferenceFailed("second"))
+    assert await hand_over.take() == Piece("x")
+    for _ in range(2):
+        with pytest.raises(InferenceFailed, match="first"):
+            await hand_over.take()
+
+
+async def test_cancelling_a_take_loses_nothing() -> None:
+    hand_over = HandOver()
+    for _ in range(3):
+        taking = asyncio.ensure_future(hand_over.take())
+        await asyncio.sleep(0)
+        taking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+    filling = asyncio.ensure_future(in_thread(hand_over, 1))
+    assert await hand_over.take() == Piece("0")
+    await filling
+
+
+async def test_two_readers_at_once_are_refused() -> None:
+    hand_over = HandOver()
+    taking = asyncio.ensure_future(hand_over.take())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="already being read"):
+        await hand_over.take()
+    hand_over.end()
+    assert await taking is None
+
+
+def test_an_engine_that_outlives_the_loop_is_told_that_nobody_reads() -> None:
+    async def begin() -> HandOver:
+        hand_over = HandOver()
+        taking = asyncio.ensure_future(hand_over.take())
+        await asyncio.sleep(0)
+        assert not taking.done()
+        return hand_over
+
+    hand_over = asyncio.run(begin())
+    hand_over.put(Piece("x"))  # the loop is closed
+    hand_over.end()
