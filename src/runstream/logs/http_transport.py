@@ -15,8 +15,8 @@ import random
 import ssl
 import time
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -203,7 +203,8 @@ class Transport:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.times.connect_s),
             ) as response:
-                return response.status, response.headers, await self._read(response)
+                with link.reading(response):
+                    return response.status, response.headers, await self._read(response)
         except RuntimeError as error:  # the session was closed at this very moment
             self._check_open()
             raise aiohttp.ClientConnectionError(str(error)) from error
@@ -242,9 +243,10 @@ class Transport:
                 timeout=timeout,
                 read_bufsize=READ_BYTES,
             ) as response:
-                if response.status >= 300:  # noqa: PLR2004 - HTTP's own
-                    raise refusal(response.status, response.headers, await self._read(response))
-                yield response
+                with link.reading(response):
+                    if response.status >= 300:  # noqa: PLR2004 - HTTP's own
+                        raise refusal(response.status, response.headers, await self._read(response))
+                    yield response
         except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
             self._check_open()
             if isinstance(error, RuntimeError) and not link.session.closed:
@@ -329,7 +331,17 @@ class _Link:
         self.unlimited = contextlib.nullcontext()
         self._closing = asyncio.Event()
         self._forget = forget
+        self._read: set[aiohttp.ClientResponse] = set()
         self._keeper = self._keep()
+
+    @contextmanager
+    def reading(self, response: aiohttp.ClientResponse) -> Generator[None, None, None]:
+        """The time in which a response is read: closing ends it."""
+        self._read.add(response)
+        try:
+            yield
+        finally:
+            self._read.discard(response)
 
     async def live_with_loop(self) -> None:
         """Close with the loop: one that is shut down closes its generators first."""
@@ -348,6 +360,9 @@ class _Link:
 
     async def close(self) -> None:
         self._closing.set()
+        # Closing a connection does not by itself wake those who read from it.
+        for response in self._read:
+            response.content.set_exception(aiohttp.ClientConnectionError("closed"))
         await self._keeper.aclose()
         await self.session.close()
 
