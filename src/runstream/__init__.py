@@ -31,6 +31,7 @@ from .log import RunInfo
 from .pipeline import Pipeline, pipeline
 from .publishing import bind, drain, flush, publish, publisher_stats, run_environment
 from .record import Record
+from .retention import Retention
 from .retry import Retry
 from .run import attach, start_run
 from .step import Step, step
@@ -54,6 +55,7 @@ __all__ = [
     "Pipeline",
     "QueueFull",
     "Record",
+    "Retention",
     "Retry",
     "RunCancelled",
     "RunEnded",

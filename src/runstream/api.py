@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from .retention import Retention
 from .wire import Envelope
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -45,13 +46,17 @@ class Answer(Body, omit_defaults=False, forbid_unknown_fields=False):
 
 
 class OpenRun(Body):
-    """Open, create (with a `workflow`) or claim (with a `lease_s`) a run: `Log.open`."""
+    """Open, create (with a `workflow`) or claim (with a `lease_s`) a run: `Log.open`.
+
+    `retention` sets the limits of the run's stream; an empty one takes them away.
+    """
 
     workflow: str | None = None
     parent_run_id: str | None = None
     producer: str | None = None
     lease_s: float | None = None
     grace_s: float = 0.0
+    retention: Retention | None = None
 
 
 class LeaseBody(Body):

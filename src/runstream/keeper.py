@@ -20,7 +20,7 @@ from .record import Cursor, now_us
 from .retention import NO_LIMITS, Retention, strictest
 
 # A round over all runs; what is over a limit stays at most about that much longer.
-ROUND_S: Final = 5.0
+ROUND_S: Final = 2.0
 # Rounds may take this part of the time of the process, however many runs there are.
 DUTY_MAX: Final = 0.05
 # Records dropped in one step: a commit of SQLite that is no longer than any other.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .errors import LeaseLost, LogClosed, LogUnavailable, RunstreamError
+from .keeper import Keeper
 from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
 from .logs import is_embedded
 from .loop_watch import LoopWatch
@@ -45,6 +46,7 @@ class Publisher:
         self._resting: set[Outbox] = set()
         self._sending: dict[Outbox, asyncio.Task[None]] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._limits: asyncio.Task[None] | None = None
         self._pauses: dict[Outbox, float] = {}
         # Runs of this process that are under way: nothing else need hold on to them.
         self.in_progress: set[object] = set()
@@ -216,6 +218,16 @@ class Publisher:
         In the portal's loop, as `drop_lease` and `holds_lease`.
         """
         self._keepers[run_id] = asyncio.ensure_future(self._keep(run_id, opened, outbox))
+
+    def keep_limits(self, *, of_run: bool) -> None:
+        """Enforce limits on the runs of a log that this process itself stores: those of the settings,
+        and those of single runs (`of_run`: there is one now). In the portal's loop; once is enough.
+        """
+        if not self.in_process or self._limits is not None:
+            return
+        if of_run or not self._settings.retention.is_empty:
+            keeper = Keeper(self.log, self._settings.retention)
+            self._limits = asyncio.ensure_future(keeper.keep())
 
     def drop_lease(self, run_id: str) -> None:
         """Stop renewing (the run ends, or is parked)."""

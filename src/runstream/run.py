@@ -20,12 +20,13 @@ from .engine import Plan
 from .errors import InvalidInput, LeaseHeld
 from .events import check_name
 from .lease import LeaseObserver
-from .log import LeaseClaim, Opened
+from .log import LeaseClaim, Opened, Retains
 from .logs import canonical_url
 from .membership import Membership
 from .payload import encode_payload, exception_payload
 from .publisher import Publisher, new_producer_id
 from .record import Draft, check_run_id, now_us
+from .retention import Retention, check_retention
 from .settings import Overflow
 
 # Looks at a lease that somebody else holds, within the lease's time.
@@ -49,8 +50,10 @@ class Run(Membership):
         grace_s: float,
         overflow: Overflow | None,
         linger_s: float,
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(run_id or new_run_id(), url)
+        self._retention = None if retention is None else check_retention(retention)
         self.workflow = check_name(workflow, "workflow")
         self.parent_run_id = None if parent in (None, "auto") else check_run_id(parent)
         self.resumed = False
@@ -65,9 +68,9 @@ class Run(Membership):
         self._overflow: Overflow | None = _check_overflow(overflow)
         self._linger_s = _check_linger(linger_s)
         # With wishes of its own it cannot share its parent's outbox and lease.
-        self._may_share = all(wish is None for wish in (producer, lease_s, overflow)) and not (
-            grace_s or linger_s
-        )
+        self._may_share = all(
+            wish is None for wish in (producer, lease_s, overflow, retention)
+        ) and not (grace_s or linger_s)
         self._parent: Scope | None = None
         self._opened: Opened | None = None
         self._result = msgspec.Raw(b'{"result":null}')
@@ -113,6 +116,12 @@ class Run(Membership):
         if self._parent is not None:
             await self._join_parent(publisher, self._parent)
             return
+        if self._retention is not None and self.parent_run_id is not None:
+            raise InvalidInput(
+                "a child's records lie with its root's: give the retention to the root"
+            )
+        if self._retention is not None and not isinstance(publisher.log, Retains):
+            raise InvalidInput("this log has no limits for single runs: set them for all runs")
         producer = self._producer or new_producer_id()
         opened = self._opened = await self._claim_run(publisher, producer)
         self.resumed = not opened.created
@@ -126,6 +135,9 @@ class Run(Membership):
             linger_s=self._linger_s,
         )
         publisher.keep_lease(self.run_id, opened, self._outbox)
+        if self._retention is not None and isinstance(publisher.log, Retains):
+            await publisher.log.retain(self.run_id, self._retention)
+        publisher.keep_limits(of_run=self._retention is not None)
 
     async def _join_parent(self, publisher: Publisher, parent: Scope) -> None:
         """A child in this process: its records go out with its parent's, under the same lease."""
@@ -286,6 +298,7 @@ def start_run(
     grace: float = 0.0,
     overflow: Overflow | None = None,
     batch_interval: float = 0.0,
+    retention: Retention | None = None,
 ) -> Run:
     """Run something of your own: `with start_run("nightly") as run:` (or `async with`).
 
@@ -307,6 +320,7 @@ def start_run(
         grace: seconds for which the run may then be taken up by another process before it is lost.
         overflow: what a full queue does: "block", "drop_oldest" or "raise".
         batch_interval: seconds that a record may wait for others to share its batch.
+        retention: how much of the run is kept; without limits of its own, those of its log hold.
 
     Raises (on entering):
         RunEnded: a run of that id has ended.
@@ -323,6 +337,7 @@ def start_run(
         grace_s=grace,
         overflow=overflow,
         linger_s=batch_interval,
+        retention=retention,
     )
 
 

@@ -20,6 +20,7 @@ from .errors import InvalidInput
 from .events import check_name
 from .payload import RECORD_SIZE_BYTES_MAX
 from .record import check_run_id
+from .retention import NO_LIMITS, Retention
 
 Overflow = Literal["block", "drop_oldest", "raise"]
 
@@ -30,6 +31,8 @@ PUBLISH_BATCH_SIZE = 64
 PUBLISH_BATCH_SIZE_MAX = 1000
 # Finished runs are removed after this time (seconds): generous, but not for ever.
 RETENTION_S = 30 * 24 * 3600.0
+# Limits beyond this are mistakes: 2^53-1, the largest whole number that every reader of JSON has.
+LIMIT_MAX = 2**53 - 1
 # A run whose owner has not renewed its lease for this time is taken for dead.
 LEASE_S = 15.0
 # Leaving a run waits this long for its last record to be stored, before it fails.
@@ -59,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     publish_batch_size: int = PUBLISH_BATCH_SIZE
     overflow: Overflow | None = None
     retention_s: float = RETENTION_S
+    # Of the records of single runs.
+    retention: Retention = NO_LIMITS
     lease_s: float = LEASE_S
     end_timeout_s: float = END_TIMEOUT_S
     blocked_s: float = BLOCKED_S
@@ -89,6 +94,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ),
         overflow=_overflow(env),
         retention_s=_seconds(env, "RUNSTREAM_RETENTION_S", RETENTION_S),
+        retention=Retention(
+            records=_limit(env, "RUNSTREAM_RETENTION_RECORDS"),
+            size_bytes=_limit(env, "RUNSTREAM_RETENTION_BYTES"),
+            age=_seconds(env, "RUNSTREAM_RETENTION_AGE_S", 0.0) or None,
+        ),
         lease_s=_seconds(env, "RUNSTREAM_LEASE_S", LEASE_S),
         end_timeout_s=_seconds(env, "RUNSTREAM_END_TIMEOUT_S", END_TIMEOUT_S),
         blocked_s=_seconds(env, "RUNSTREAM_BLOCKED_S", BLOCKED_S),
@@ -133,6 +143,10 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: in
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
         raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text!r}")
     return int(text)
+
+
+def _limit(env: Mapping[str, str], name: str) -> int | None:
+    return _whole(env, name, 0, 1, LIMIT_MAX) or None
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

@@ -91,7 +91,8 @@ def serve(
             "serving needs more packages: pip install 'runstream[server]'"
         ) from error
     logging.basicConfig(level=logging.WARNING, format="runstream: %(levelname)s %(message)s")
-    log_url = url or read_settings().url
+    settings = read_settings()
+    log_url = url or settings.url
     listening = serving.Listening(
         host=host, port=port, tls_cert=options["tls_cert"], tls_key=options["tls_key"]
     )
@@ -110,7 +111,9 @@ def serve(
     app = server_app.create_app(
         log_url,
         options=site.ServerOptions(
-            streaming=not options["no_streaming"], cors_origins=cors_origins
+            streaming=not options["no_streaming"],
+            cors_origins=cors_origins,
+            retention=settings.retention,
         ),
         access=access,
     )

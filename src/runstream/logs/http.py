@@ -32,6 +32,7 @@ from ..log import (
     Status,
 )
 from ..record import Cursor, Draft, Record, check_run_id
+from ..retention import NO_LIMITS, Retention
 from ..settings import read_settings
 from ..start import Start
 from . import refuse_unknown
@@ -121,6 +122,13 @@ class HttpLog:
             # Our own first attempt created it; nobody has written its first record.
             return Opened(opened.info, opened.epoch, opened.number, created=True)
         return opened
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        """As the contract says; of a run that has not ended. Raises InvalidInput: the server's log has
+        no limits for single runs.
+        """
+        body = OpenRun(retention=retention or NO_LIMITS)
+        await self._transport.call("PUT", _path(run_id), body=encode_json(body))
 
     async def append(
         self,

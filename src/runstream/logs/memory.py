@@ -6,6 +6,8 @@ Lives as long as the process. Safe to use from several event loops and threads.
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,7 +48,7 @@ from ..log import (
 )
 from ..record import Cursor, Draft, now_us
 from ..retention import Retention
-from . import refuse_unknown
+from . import refuse_unknown, retention_option
 
 
 @dataclass(slots=True)
@@ -80,15 +82,20 @@ class _Stream:
 
 
 def open_url(address: str, options: dict[str, str]) -> MemoryLog:  # noqa: ARG001 - see below
-    """`memory:` or `memory:NAME`; the name only tells logs of one process apart."""
-    refuse_unknown(options, ())
-    return MemoryLog()
+    """`memory:` or `memory:NAME`, with `?retention=` as for files; the name only tells logs of one process
+    apart.
+    """
+    refuse_unknown(options, ("retention",))
+    return MemoryLog(retention_option(options))
 
 
 class MemoryLog:
     """Dicts, a lock and a bell."""
 
-    def __init__(self) -> None:
+    def __init__(self, retention_s: float | None = None) -> None:
+        self._retention_s = retention_s
+        # Roots in the order of their ends, by this clock.
+        self._ended: deque[tuple[float, _Run]] = deque()
         self._lock = threading.Lock()
         self._bell = Bell()
         self._runs: dict[str, _Run] = {}
@@ -109,6 +116,7 @@ class MemoryLog:
             self._check_open()
             created = run_id not in self._runs
             if created:
+                self._age_out()
                 self._create(run_id, workflow, parent_run_id)
             run, stream = self._find(run_id)
             if run.ended is not None:
@@ -193,6 +201,8 @@ class MemoryLog:
                 run.status = status
                 if draft.is_terminal:
                     run.ended = now_us()
+                    if run.run_id == run.root_run_id:
+                        self._ended.append((time.monotonic(), run))
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
@@ -289,9 +299,7 @@ class MemoryLog:
             self._check_open()
             run, stream = self._find(run_id)
             check_removable(self._info(run))
-            for gone in (run_id, *stream.children):
-                del self._runs[gone]
-            del self._streams[run_id]
+            self._forget(run, stream)
         self._bell.ring([run_id])
 
     async def list(
@@ -323,6 +331,22 @@ class MemoryLog:
         with self._lock:
             self._closed = True
         self._bell.ring_all()
+
+    def _age_out(self) -> None:
+        """Forget finished runs whose time is over; when a run comes is often enough to bound them."""
+        if self._retention_s is None:
+            return
+        before = time.monotonic() - self._retention_s
+        while self._ended and self._ended[0][0] <= before:
+            _, run = self._ended.popleft()
+            if self._runs.get(run.run_id) is run:
+                self._forget(run, self._streams[run.run_id])
+                self._bell.ring([run.run_id])
+
+    def _forget(self, run: _Run, stream: _Stream) -> None:
+        for gone in (run.run_id, *stream.children):
+            del self._runs[gone]
+        del self._streams[run.run_id]
 
     def _check_open(self) -> None:
         if self._closed:

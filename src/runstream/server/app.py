@@ -27,6 +27,7 @@ from .bodies import ClientGone
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
+from .retention import enforce_retention
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
 from .site import ServerOptions, Site
@@ -233,7 +234,7 @@ def create_app(
         options=options or ServerOptions(),
         access=access or OpenAccess(),
         metrics=metrics or Metrics(),
-        chores=(watch_leases,),
+        chores=(watch_leases, enforce_retention),
         routes=ROUTES,
     )
 

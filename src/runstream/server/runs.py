@@ -25,10 +25,11 @@ from ..api import (
 )
 from ..errors import InvalidInput
 from ..events import check_name
-from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Producer, RunInfo, Status
+from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Producer, Retains, RunInfo, Status
 from ..payload import encode_payload
 from ..publisher import new_producer_id
 from ..record import check_run_id, make_draft
+from ..retention import check_retention
 from ..wire import rfc3339
 from .access import Principal
 from .answers import json_response
@@ -55,13 +56,20 @@ async def open_run(site: Site, principal: Principal, request: Request) -> Respon
     if asked.parent_run_id is not None:
         # A child's records go into its parent's stream.
         principal.require("runs:write", check_run_id(asked.parent_run_id))
-    opened = await site.log.open(
+    log = site.log
+    if asked.retention is not None:
+        check_retention(asked.retention)
+        if not isinstance(log, Retains):
+            raise InvalidInput("the log of this server has no limits for single runs")
+    opened = await log.open(
         run_id,
         producer=asked.producer,
         workflow=asked.workflow,
         parent_run_id=asked.parent_run_id,
         claim=claim,
     )
+    if asked.retention is not None and isinstance(log, Retains):
+        await log.retain(run_id, None if asked.retention.is_empty else asked.retention)
     answer = OpenedRun(
         run=run_body(opened.info, with_lease=True),
         epoch=opened.epoch,
