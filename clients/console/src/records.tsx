@@ -119,7 +119,7 @@ interface RowProps {
 
 function Row({ at, of, record, isSelected, onSelect }: RowProps) {
   return (
-    <div id={`row-${at}`} role="option" aria-selected={isSelected} aria-posinset={at + 1} aria-setsize={of} className={record ? `row ${family(record.kind)}` : "row"} style={{ height: ROW_HEIGHT }} onClick={onSelect}>
+    <div id={`row-${at}`} role="option" aria-selected={isSelected} aria-posinset={at + 1} aria-setsize={of} className={record ? `row of-${family(record.kind)}` : "row"} style={{ height: ROW_HEIGHT }} onClick={onSelect}>
       {record ? (
         <>
           <span className="seq">{record.seq}</span>

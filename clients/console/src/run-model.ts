@@ -64,7 +64,7 @@ export class RunModel {
   getVersion = (): number => this.version;
 
   start(): void {
-    this.#leave = new AbortController();
+    this.#forget();
     this.#look = setInterval(() => document.visibilityState === "visible" && this.state !== "ended" && void this.#refresh(), LOOK_MS);
     void this.#run(false);
   }
@@ -77,12 +77,16 @@ export class RunModel {
 
   /** Fold the run from its first record on, however long it is. */
   foldWhole(): void {
+    this.#forget();
+    void this.#run(true);
+  }
+
+  #forget(): void {
     this.#leave.abort();
     this.#leave = new AbortController();
     this.folds = new Folds();
     this.recent = [];
     this.#copies = [];
-    void this.#run(true);
   }
 
   async #run(whole: boolean): Promise<void> {
