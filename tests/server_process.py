@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,6 +52,23 @@ class ServerProcess(Engine):
         finally:
             line.close()
 
+    def send_raw(self, *parts: bytes, hang_up: bool = False) -> bytes:
+        """Write the parts to a connection; what came back until the server closed it.
+
+        With `hang_up` nobody waits for an answer.
+        """
+        received: list[bytes] = []
+        with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_S_MAX) as line:
+            with suppress(ConnectionError):  # it may have heard enough, and say so
+                for part in parts:
+                    line.sendall(part)
+            if hang_up:
+                return b""
+            with suppress(ConnectionError):
+                while part := line.recv(65536):
+                    received.append(part)
+        return b"".join(received)
+
     def _is_live(self) -> bool:
         with suppress(OSError, http.client.HTTPException):
             return self.call("GET", "/healthz/live").status == 200
@@ -88,6 +106,14 @@ def running_server(
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServerProcess]:
+    """A server that the tests of this session share, over an embedded log: use run ids of your own."""
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder, f"sqlite:{folder}/events.db") as running:
+        yield running
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from ..log import Log
 from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
 from .answers import INTERNAL, problem_for, send_problem
-from .bodies import ClientGone
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
@@ -168,8 +167,6 @@ class App:
             route, parts = self._router.find(scope)
             pattern = route.pattern
             await self._serve(site, route, parts, scope, receive, noting)
-        except ClientGone:
-            pass
         except Exception as error:
             if problem_for(error)[0].code == INTERNAL:
                 logger.exception("%s %s failed", scope["method"], pattern)

@@ -12,42 +12,35 @@ from starlette.types import Receive, Scope
 from ..api import JSON
 from ..errors import InvalidInput, RequestTooLarge
 from .answers import Refused
+from .site import Site
 
 T = TypeVar("T")
 
-# A body of the largest size takes this long on a line of 1 Mbit/s; a sender that is slower holds memory
-# and a connection for nothing.
-BODY_READ_S_MAX: Final = 40.0
 _JSON: Final = JSON.encode()
 # zlib's number for "a gzip header and trailer, and the largest window".
 _GZIP_WBITS: Final = 31
 
 
-class ClientGone(Exception):
-    """The client went away before its request was whole: nothing happens, nobody is answered."""
-
-
-async def read_body(
-    scope: Scope, receive: Receive, size_bytes_max: int, *, optional: bool = False
-) -> bytes:
+async def read_body(site: Site, scope: Scope, receive: Receive, *, optional: bool = False) -> bytes:
     """The request's body, unpacked. An `optional` one may be empty, and needs a type only if it is not.
 
     Raises:
-        RequestTooLarge: more than `size_bytes_max` bytes, packed or unpacked.
+        RequestTooLarge: more than the site takes, packed or unpacked.
         Refused: an encoding or media type that is not understood; too slow.
-        ClientGone: it left before the end.
+        InvalidInput: it broke off.
     """
+    size_bytes_max, time_s_max = site.options.body_bytes_max, site.options.body_read_s_max
     media_type, encoding = _read_headers(scope, size_bytes_max)
     if not optional:
         _check_media_type(media_type)
     packed = _is_packed(encoding)
     try:
-        async with asyncio.timeout(BODY_READ_S_MAX):
+        async with asyncio.timeout(time_s_max):
             body = await _read(receive, size_bytes_max)
     except TimeoutError:
         raise Refused(
             "request_timeout",
-            f"the body did not arrive within {BODY_READ_S_MAX:.0f} seconds",
+            f"the body did not arrive within {time_s_max:g} seconds",
             [(b"connection", b"close")],
         ) from None
     if optional and body:
@@ -119,7 +112,8 @@ async def _read(receive: Receive, size_bytes_max: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            # It went away, or its chunks are garbage; whoever still listens is told.
+            raise InvalidInput("the request's body broke off: nothing was done")
         part: bytes = message.get("body", b"")
         size_bytes += len(part)
         if size_bytes > size_bytes_max:

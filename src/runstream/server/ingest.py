@@ -72,7 +72,7 @@ async def append_events(
 ) -> None:
     """Append all of the events of the body, or none of them."""
     began_s = time.perf_counter()
-    body = await read_body(scope, receive, site.options.body_bytes_max)
+    body = await read_body(site, scope, receive)
     asked = decode(body, _APPEND)
     events = asked.events
     if len(events) > site.options.events_max:

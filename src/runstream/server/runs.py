@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable
 from typing import Final, TypeVar, cast, get_args
 
@@ -23,9 +25,9 @@ from ..api import (
     Signal,
     TrimRun,
 )
-from ..errors import InvalidInput
+from ..errors import InvalidInput, RunNotFound
 from ..events import check_name
-from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Producer, Retains, RunInfo, Status
+from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Log, Producer, Retains, RunInfo, Status
 from ..payload import encode_payload
 from ..publisher import new_producer_id
 from ..record import check_run_id, make_draft
@@ -33,7 +35,7 @@ from ..retention import check_retention
 from ..wire import rfc3339
 from .access import Principal
 from .answers import json_response
-from .bodies import ClientGone, decode, read_body
+from .bodies import decode, read_body
 from .query import Query
 from .site import Site
 
@@ -84,7 +86,7 @@ async def get_run(site: Site, principal: Principal, request: Request) -> Respons
     run_id, query = _run_id(request), Query(request.scope, "after", "wait")
     after, wait_s = query.whole("after"), query.seconds("wait")
     if wait_s:
-        waiting = site.log.wait(run_id, after=after or 0, timeout=min(wait_s, WAIT_S_MAX))
+        waiting = _wait_for_news(site.log, run_id, after or 0, min(wait_s, WAIT_S_MAX))
         await _while_asked(site, request, waiting)
     elif after is not None and wait_s is None:
         raise InvalidInput("after= goes with wait=")
@@ -159,9 +161,7 @@ async def trim_run(site: Site, _principal: Principal, request: Request) -> Respo
 
 
 async def cancel_run(site: Site, _principal: Principal, request: Request) -> Response:
-    body = await read_body(
-        request.scope, request.receive, site.options.body_bytes_max, optional=True
-    )
+    body = await read_body(site, request.scope, request.receive, optional=True)
     asked = decode(body, _CANCEL) if body else CancelRun()
     return await _tell(site, _run_id(request), "run.cancel_requested", {"reason": asked.reason})
 
@@ -205,8 +205,18 @@ def _run_id(request: Request) -> str:
 
 
 async def _body(site: Site, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-    body = await read_body(request.scope, request.receive, site.options.body_bytes_max)
+    body = await read_body(site, request.scope, request.receive)
     return decode(body, decoder)
+
+
+async def _wait_for_news(log: Log, run_id: str, after: int, wait_s: float) -> None:
+    """Until the run has a record behind `after`. The log may wake early; over the network that costs."""
+    until_s = time.monotonic() + wait_s
+    while (left_s := until_s - time.monotonic()) > 0:
+        await log.wait(run_id, after=after, timeout=left_s)
+        with contextlib.suppress(RunNotFound):
+            if (await log.info(run_id)).last_seq > after:
+                return
 
 
 async def _while_asked(site: Site, request: Request, waiting: Awaitable[None]) -> None:
@@ -224,7 +234,7 @@ async def _while_asked(site: Site, request: Request, waiting: Awaitable[None]) -
         if asked.done():
             asked.result()
         elif gone.done():
-            raise ClientGone
+            raise InvalidInput("nobody waits for the answer any more")
     finally:
         for task in (asked, gone, stopping):
             task.cancel()

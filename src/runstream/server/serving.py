@@ -27,8 +27,9 @@ CONNECTIONS_MAX: Final = 20_000
 BACKLOG: Final = 2048
 # A request's headers: a hundred filter values fit.
 HEADER_BYTES_MAX: Final = 64 * 1024
-# From the first byte of a request to the end of its headers.
-HEADER_READ_S_MAX: Final = 10.0
+# From the first byte of a request to the end of its headers, and from the end of a request to the next
+# one: longer than usual clients keep an idle connection, so that they and not we close it.
+HEADER_READ_S_MAX: Final = 30.0
 # New objects between two looks of the garbage collector.
 GC_OBJECTS: Final = 50_000
 # What still holds a connection after the drain is cut.

@@ -20,6 +20,9 @@ SUBSCRIBERS_PER_RUN_MAX: Final = 10_000
 SUBSCRIBER_BYTES_MAX: Final = 1024 * 1024
 # A subscriber that has taken nothing for this time is cut, with a reason; it can come back and resume.
 STALLED_S_MAX: Final = 60.0
+# A body of the largest size takes this long on a line of 1 Mbit/s; a sender that is slower holds memory
+# and a connection for nothing.
+BODY_READ_S_MAX: Final = 40.0
 # Subscribers get this long to hear why a stopping server leaves, and appends to finish.
 DRAIN_S: Final = 5.0
 
@@ -32,6 +35,7 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     events_max: int = EVENTS_MAX
     body_bytes_max: int = BODY_BYTES_MAX
+    body_read_s_max: float = BODY_READ_S_MAX
     heartbeat_s: float = HEARTBEAT_S
     subscribers_per_run_max: int = SUBSCRIBERS_PER_RUN_MAX
     subscriber_bytes_max: int = SUBSCRIBER_BYTES_MAX

@@ -26,9 +26,7 @@ async def create_token(site: Site, principal: Principal, request: Request) -> Re
     """
     run_id: str = request.path_params["run_id"]
     principal.require("runs:read", run_id)
-    body = await read_body(
-        request.scope, request.receive, site.options.body_bytes_max, optional=True
-    )
+    body = await read_body(site, request.scope, request.receive, optional=True)
     wish = decode(body, _REQUEST) if body else TokenRequest()
     token, expires = site.access.mint(principal, run_id, wish.ttl_s)
     answer = RunToken(token=token, expires=rfc3339(int(expires * 1_000_000)))
