@@ -21,7 +21,7 @@ import msgspec
 from .context import Scope
 from .errors import LogUnavailable, RunEnded, RunstreamError
 from .log import ClosesNow, Log, PausesForFork
-from .logs import canonical_url, is_embedded, open_log
+from .logs import canonical_url, is_shared, open_log
 from .outbox import Counts, Outbox
 from .publisher import Publisher, new_producer_id
 from .settings import Settings, read_settings
@@ -86,9 +86,9 @@ def this_process() -> Process:
 
 
 def acquire_log(url: str, *, token: str | None = None) -> Log:
-    """Open a log, or share the open one of this process if it is embedded. Blocks for the disk."""
+    """Open a log, or share the open one of this process if it works in any loop. Blocks for the disk."""
     url = canonical_url(url)
-    if token is not None or not is_embedded(url):
+    if token is not None or not is_shared(url):
         return open_log(url, token=token)
     with _process.lock:
         log, users = _process.logs.get(url, (None, 0))

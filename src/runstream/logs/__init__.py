@@ -30,8 +30,11 @@ _EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres", "aiohttp": "
 
 _RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 
-# Logs that this process stores by itself: all users of one URL in a process share one.
+# Logs that this process stores by itself.
 EMBEDDED = frozenset({"memory", "sqlite"})
+# Logs that work in every event loop and thread: all users of one URL in a process share one, and so its
+# connections.
+SHARED = EMBEDDED | {"redis", "rediss"}
 
 
 class _Backend(Protocol):
@@ -43,6 +46,11 @@ class _Backend(Protocol):
 def is_embedded(url: str) -> bool:
     """Whether this process itself stores the log, at the speed of its disk or memory."""
     return url.partition(":")[0] in EMBEDDED
+
+
+def is_shared(url: str) -> bool:
+    """Whether all users of that URL in a process are to share one log."""
+    return url.partition(":")[0] in SHARED
 
 
 def canonical_url(url: str) -> str:
