@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from ..admission import check_limit, check_open
@@ -34,6 +34,7 @@ from ..log import (
 )
 from ..portal import Portal
 from ..record import Cursor, Draft
+from ..retention import Retention
 from . import redis_records, refuse_unknown, requires_durable, retention_option
 from .redis_index import Index
 from .redis_keys import VERSION, Keys, workflow_of
@@ -175,6 +176,18 @@ class RedisLog:
 
     async def trim(self, run_id: str, *, through: int) -> None:
         await self._do(self._streams.call(TRIM, run_id, lambda _: (through,)), writes=True)
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        await self._do(self._retain(run_id, retention), writes=True)
+
+    async def _retain(self, run_id: str, retention: Retention | None) -> None:
+        await self._index.retain((await self._streams.get(run_id)).root_run_id, retention)
+
+    async def retained(self) -> Mapping[str, Retention]:
+        return await self._do(self._index.retained())
+
+    async def remove(self, run_id: str) -> None:
+        await self._do(self._index.remove(run_id), writes=True)
 
     async def list(
         self,

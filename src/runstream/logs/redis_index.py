@@ -13,9 +13,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
+import msgspec
+
+from ..admission import check_removable
 from ..errors import RunstreamError
 from ..log import END_STATUSES, RunInfo, Status
 from ..record import now_us
+from ..retention import Retention
 from .redis_keys import Keys, Place, member, of_member
 from .redis_scripts import FINISH, FORGET, REGISTER, REMOVE, UNPOINT
 from .redis_streams import Streams, new_token
@@ -117,7 +121,33 @@ class Index:
                 key = self._keys.runs(status, of)
                 await self._streams.nodes.command("ZREM", key, text, key=key, use="write")
 
+    # --- limits of single runs -------------------------------------------------------------------
+
+    async def retain(self, root: str, retention: Retention | None) -> None:
+        """Remember the limits of a stream, or forget them."""
+        key, nodes = self._keys.limits, self._streams.nodes
+        if retention is None:
+            await nodes.command("HDEL", key, root, key=key, use="write")
+        else:
+            text = msgspec.json.encode(retention)
+            await nodes.command("HSET", key, root, text, key=key, use="write")
+
+    async def retained(self) -> dict[str, Retention]:
+        """The limits that were set."""
+        key = self._keys.limits
+        flat: list[bytes] = await self._streams.nodes.command("HGETALL", key, key=key)
+        return {
+            flat[at].decode(): msgspec.json.decode(flat[at + 1], type=Retention)
+            for at in range(0, len(flat), 2)
+        }
+
     # --- what has aged out -----------------------------------------------------------------------
+
+    async def remove(self, run_id: str) -> None:
+        """As the contract has it."""
+        info = await self._streams.get(run_id)
+        check_removable(info)
+        await self._remove(info.run_id, info.ended or 0)
 
     async def keep_clean(self, retention_s: float) -> None:
         """Remove runs that ended more than `retention_s` ago, until cancelled. Of all processes that
@@ -168,6 +198,7 @@ class Index:
             for run_id in family:
                 await self._remove_run(run_id, root)
             await streams.call_at(root, REMOVE, root, ended)
+            await self.retain(root, None)
         await streams.run_script(FORGET, [self._keys.ends], root, f"{ended:.0f}")
 
     async def _remove_run(self, run_id: str, root: str) -> None:

@@ -34,6 +34,7 @@ class Keys:
         self.version = f"{prefix}:{_INDEX}:version"
         self.retention = f"{prefix}:{_INDEX}:retention"
         self.ends = f"{prefix}:{_INDEX}:ends"
+        self.limits = f"{prefix}:{_INDEX}:limits"
 
     def run(self, root: str) -> str:
         return f"{self._prefix}:{{{root}}}"

@@ -304,18 +304,24 @@ return {'ok'}
 # ARGV: 9 after, 10 records, 11 bytes. Entries are fetched a few at a time until either is reached.
 _READ: Final = """
 local after, limit, bytes_max = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local parts, bytes, reached, step = {}, 0, after, 8
-while reached - after < limit and bytes < bytes_max do
+local parts, bytes, reached, step, full = {}, 0, after, 8, false
+while not full do
   local entries = redis.call('XRANGE', L, text(reached + 1) .. '-0', '+', 'COUNT', step)
   for _, entry in ipairs(entries) do
+    local seq = tonumber(string.match(entry[1], '^%d+'))
+    -- A page ends with an entry, so that nothing is decoded twice; but the first one is always in it.
+    full = full or (#parts > 0 and seq - after > limit)
+    if full then break end
     parts[#parts + 1] = entry[2][2]
     bytes = bytes + #entry[2][2]
-    reached = tonumber(string.match(entry[1], '^%d+'))
+    reached = seq
   end
-  if #entries < step then break end
-  step = math.min((limit - (reached - after)) * #parts / (reached - after),
-                  (bytes_max - bytes) * #parts / bytes)
-  step = math.max(1, math.min(512, math.ceil(step)))
+  full = full or #entries < step or reached - after >= limit or bytes >= bytes_max
+  if not full then
+    step = math.min((limit - (reached - after)) * #parts / (reached - after),
+                    (bytes_max - bytes) * #parts / bytes)
+    step = math.max(1, math.min(512, math.ceil(step)))
+  end
 end
 return {'ok', gen, text(first), text(last), what, status, lease or '', root_status,
         text(reached), table.concat(parts, ',')}
