@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ..api import JSON, AppendedEvents, ProducerBody
-from ..errors import InvalidInput, LeaseHeld, RequestTooLarge
+from ..errors import Forbidden, InvalidInput, LeaseHeld, RequestTooLarge
 from ..events import check_name
 from ..log import Producer
 from ..payload import NESTING_MAX, RECORD_SIZE_BYTES_MAX, encode_payload
@@ -68,7 +68,7 @@ _AS_ZEROS: Final = bytes.maketrans(b"123456789+E", b"0000000000e")
 
 
 async def append_events(
-    site: Site, _principal: Principal, run_id: str, scope: Scope, receive: Receive, send: Send
+    site: Site, principal: Principal, run_id: str, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Append all of the events of the body, or none of them."""
     began_s = time.perf_counter()
@@ -81,6 +81,9 @@ async def append_events(
         )
     producer = _producer(asked.producer, len(events))
     drafts = _drafts(run_id, events, _check_for(body, len(events)))
+    relatives = {event.run_id for event in events} - {None, run_id}
+    if relatives:
+        await _require_family(site, principal, run_id, relatives)
     if _tell_of_lifecycle(events) and (producer is None or producer.epoch == 0):
         await _require_unheld(site, run_id)
     stored = await site.intake.append(run_id, drafts, producer=producer, final=asked.final)
@@ -166,6 +169,20 @@ def _tell_of_lifecycle(events: list[_Event]) -> bool:
     # All are looked at, because each of them must be one that can be stored.
     told = [_is_lifecycle(kind) for kind in {event.kind for event in events}]
     return any(told)
+
+
+async def _require_family(
+    site: Site, principal: Principal, run_id: str, relatives: set[str | None]
+) -> None:
+    """Who may write to a root writes for its children, too; who may write to a child, only for that one.
+
+    Raises Forbidden.
+    """
+    if all(principal.allows("runs:write", relative or run_id) for relative in relatives):
+        return
+    info = await site.log.info(run_id)
+    if info.root_run_id != run_id:
+        raise Forbidden("this token does not allow runs:write for all of the runs of these events")
 
 
 async def _require_unheld(site: Site, run_id: str) -> None:
