@@ -179,6 +179,9 @@ class _Game:
         async def call(log: Log) -> object:
             root = (await self.model.info(run)).root_run_id
             key = (root, who)
+            if not self._epochs.get(key) and any(draft.kind != "note" for draft in drafts):
+                # Who has never opened a run does not tell of its lifecycle: a server refuses that.
+                return await log.append(run, drafts, final=final)
             if not sent:  # the model comes first; the log is sent the same
                 number = self._numbers.get(key, 0) + 1 + slip
                 sent.append(Producer(who, self._epochs.get(key, 0), number))

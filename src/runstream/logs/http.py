@@ -8,6 +8,7 @@ producer's numbers, and one without a producer is not repeated.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from ..admission import check_batch, check_limit, check_open
 from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
-from ..errors import InvalidInput, InvalidURL, RequestTooLarge, RunNotFound
+from ..errors import InvalidInput, InvalidURL, LeaseHeld, RunNotFound
 from ..events_query import EventsQuery, encode_events_query
 from ..filter import Filter
 from ..log import (
@@ -138,20 +139,36 @@ class HttpLog:
         producer: Producer | None = None,
         final: bool = False,
     ) -> Appended:
-        """As the contract says; a batch beyond a request's limits goes in several, which a producer's
-        numbers make one: repeated after a failure, nothing is stored twice.
+        """As the contract says; but a batch beyond a request's limits goes in several, which a producer's
+        numbers hold together: repeated after a failure, nothing is stored twice.
         """
         path = _path(run_id, "/events")
         if not drafts:
             check_batch(drafts, root_run_id=run_id, final=final)
         parts = list(split_events(encode_events(run_id, drafts)))
         if producer is None and len(parts) > 1:
-            raise RequestTooLarge(
-                "more than one request holds needs a producer, whose numbers keep it together"
-            )
+            producer = Producer(secrets.token_hex(8), 0, 1)
+        try:
+            return await self._send(path, parts, producer, final=final)
+        except LeaseHeld:
+            if producer is not None:
+                raise
+            # The server takes the lifecycle of a held run only from those who have opened it.
+            owner = secrets.token_hex(8)
+            opened = await self.open(run_id, producer=owner)
+            return await self._send(path, parts, Producer(owner, opened.epoch, 1), final=final)
+
+    async def _send(
+        self,
+        path: str,
+        parts: Sequence[tuple[int, Sequence[bytes]]],
+        producer: Producer | None,
+        *,
+        final: bool,
+    ) -> Appended:
         first_seq = last_seq = duplicates = 0
         for start, events in parts:
-            last = start + len(events) == len(drafts)
+            last = start == parts[-1][0]
             sender = producer and Producer(producer.id, producer.epoch, producer.number + start)
             answer = await self._transport.call(
                 "POST",

@@ -19,9 +19,11 @@ import msgspec
 from ..api import SSE
 from ..errors import (
     Forbidden,
+    GenerationChanged,
     InvalidInput,
     LogUnavailable,
     NotALog,
+    PositionGone,
     RunNotFound,
     RunstreamError,
     StreamingOff,
@@ -29,7 +31,7 @@ from ..errors import (
 )
 from ..events_query import EventsQuery, encode_events_query
 from ..log import RunInfo
-from ..position import gap_behind
+from ..position import GONE, gap_behind
 from ..problem import error_of
 from ..record import TERMINAL_KINDS, Cursor, Draft, Origin, Record
 from ..retry import Retry
@@ -79,6 +81,7 @@ class Follower:
         # Nothing comes behind what was handed on; or the server has ended this response early.
         self._ended = False
         self._error: RunstreamError | None = None
+        self._goes_on = True
         self._connected = False
         self._failures = 0
         self._failing_since = 0.0
@@ -102,11 +105,13 @@ class Follower:
                 return  # there is nothing (any more)
             except (LogUnavailable, TooManySubscribers) as lost:
                 await self._before_next(lost)
-            except RunNotFound as error:
-                if not self._generation:
+            except GONE as error:
+                if isinstance(error, RunNotFound) and not self._generation:
                     raise
-                yield [self._removed(error)]
-                return
+                gap = await self._take_gap(error)
+                yield [gap]
+                if not self._goes_on:
+                    return
 
     async def _take(self, frames: list[Frame]) -> list[Record]:
         """The records of the frames; where that fails, they are asked for again."""
@@ -233,11 +238,18 @@ class Follower:
             return Origin(self._generation, "", None, root.root_run_id if root else self.run_id)
         return msgspec.structs.replace(origin, generation=self._generation or origin.generation)
 
-    def _removed(self, error: RunNotFound) -> Record:
-        """The run was there, and is no more."""
-        draft, _ = gap_behind(self.run_id, Cursor(self._generation, self._seq), error)
-        origin = self._origins.get(self.run_id) or Origin(self._generation, "", None, self.run_id)
-        return Record(0, draft, origin, resume_seq=self._seq)
+    async def _take_gap(self, error: GenerationChanged | PositionGone | RunNotFound) -> Record:
+        """What tells of the records that are gone; the next connection goes on behind them."""
+        asked = self._asked.start.after or Cursor(None, (self._asked.start.from_seq or 1) - 1)
+        position = Cursor(self._generation, self._seq) if self._generation else asked
+        gap = gap_behind(self.run_id, position, error)
+        self._goes_on = gap.goes_on is not None
+        if gap.goes_on is not None:
+            self._cursor = str(gap.goes_on).encode()
+            self._move_to(self._cursor)
+            self._seq = gap.goes_on.seq
+        origin = self._origins.get(self.run_id) or await self._look_up(self.run_id)
+        return Record(0, gap.draft, origin, resume_seq=(gap.goes_on or position).seq)
 
 
 def refusal_told(data: bytes) -> RunstreamError:

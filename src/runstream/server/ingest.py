@@ -95,8 +95,8 @@ async def append_events(
 def _producer(sender: ProducerBody | None, count: int) -> Producer | None:
     if sender is None:
         return None
-    if not 0 <= sender.epoch <= INDEX_MAX or not 1 <= sender.number <= INDEX_MAX - count:
-        raise InvalidInput("a producer's epoch counts from 0, its numbers from 1, up to 2^53-1")
+    if not 0 <= sender.epoch <= INDEX_MAX or abs(sender.number) > INDEX_MAX - count:
+        raise InvalidInput("a producer's epoch and numbers are whole numbers up to 2^53-1")
     return Producer(check_name(sender.id, "producer id"), sender.epoch, sender.number)
 
 
