@@ -34,7 +34,7 @@ _RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 EMBEDDED = frozenset({"memory", "sqlite"})
 # Logs that work in every event loop and thread: all users of one URL in a process share one, and so its
 # connections.
-SHARED = EMBEDDED | {"redis", "rediss"}
+SHARED = EMBEDDED | {"redis", "rediss", "postgresql", "postgres"}
 
 
 class _Backend(Protocol):

@@ -84,7 +84,11 @@ class PostgresLog:
         self._watcher = Watcher(self._address, self._bell, self._lines)
         self._writer = Writer(self._address, self._writing, self._committed, self._restore)
         self._retention: Retention | None = None
-        await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
+        try:
+            await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
+        except BaseException:
+            self._lines.end()
+            raise
         self._serving = asyncio.ensure_future(self._writer.serve())
         self._watcher.start()
 

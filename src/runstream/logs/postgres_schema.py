@@ -104,8 +104,10 @@ async def migrate(connection: Connection, address: Address) -> None:
         )
         version = await _version(connection, address)
         schema = sql.Identifier(address.schema)
-        known = await connection.execute("SELECT to_regnamespace(%s)", [address.schema])
-        if (await known.fetchone() or (None,))[0] is None:
+        known = await connection.execute(
+            "SELECT 1 FROM pg_namespace WHERE nspname = %s", [address.schema]
+        )
+        if await known.fetchone() is None:
             await connection.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
         try:
             if version == 0:
@@ -125,10 +127,13 @@ async def migrate(connection: Connection, address: Address) -> None:
 
 
 async def _version(connection: Connection, address: Address) -> int:
+    # (`to_regclass` may still answer what it was asked before another process made the table.)
     there = await connection.execute(
-        "SELECT to_regclass(quote_ident(%s) || '.migration')", [address.schema]
+        "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE nspname = %s AND relname = 'migration'",
+        [address.schema],
     )
-    if (await there.fetchone() or (None,))[0] is None:
+    if await there.fetchone() is None:
         return 0
     try:
         newest = await connection.execute("SELECT max(version) FROM migration")

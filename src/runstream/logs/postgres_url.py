@@ -23,6 +23,14 @@ CONNECT_TIMEOUT_S: Final = 10
 SCHEMA: Final = "runstream"
 # Room for what we put before it in the name of its channel; PostgreSQL's names have 63 bytes.
 _SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,47}", re.ASCII)
+_DEFAULTS: Final[dict[str, str | int]] = {
+    "application_name": "runstream",
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    # A peer that vanished without a word (a cable, a virtual machine) is noticed in a minute.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 _OURS: Final = ("durability", "readers", "require", "retention", "schema")
 
 
@@ -51,26 +59,12 @@ def parse(address: str, options: dict[str, str]) -> Address:
     shown = with_secrets_hidden(address)
     libpq = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     refuse_unknown(options, (*_OURS, *sorted(libpq - {"password", "passfile", "sslpassword"})))
-    try:
-        parameters = conninfo_to_dict(address)
-        theirs = {name: value for name, value in options.items() if name not in _OURS}
-        parameters = {
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "runstream",
-            # A peer that vanished without a word (a cable, a virtual machine) is noticed in a minute.
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            **parameters,
-            **theirs,
-        }
-        conninfo = make_conninfo("", **parameters)
-    except ProgrammingError:
-        # The driver's own message shows the part that it could not read, perhaps the password.
+    conninfo = _conninfo(address, {k: v for k, v in options.items() if k not in _OURS})
+    if conninfo is None:
         raise InvalidURL(
             f"not a PostgreSQL URL: {shown!r}; it is postgresql://USER:PASSWORD@HOST:5432/DATABASE, and "
             "special characters in user and password are written as %XX"
-        ) from None
+        )
     durability = options.get("durability", "power")
     if durability not in {"power", "process"}:
         raise InvalidURL(f"durability is power or process, not {durability!r}")
@@ -91,6 +85,16 @@ def parse(address: str, options: dict[str, str]) -> Address:
         require_durable=required,
         retention_s=retention_option(options),
     )
+
+
+def _conninfo(address: str, options: dict[str, str]) -> str | None:
+    """What the driver connects with. None for an address that it cannot read: its own error would show
+    the part that it stumbled over, perhaps the password.
+    """
+    try:
+        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(address), **options})
+    except ProgrammingError:
+        return None
 
 
 def _readers(text: str | None) -> int:
