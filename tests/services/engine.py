@@ -86,6 +86,11 @@ class Engine:
         return self._process.pid
 
     @property
+    def pids(self) -> list[int]:
+        """Of that process and of all its children, the oldest first."""
+        return _family(self.pid)
+
+    @property
     def output(self) -> str:
         """What it has written to its output, in all its lives."""
         return (self._folder / "output.log").read_text(errors="replace")

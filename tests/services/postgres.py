@@ -55,6 +55,12 @@ class PostgresServer(Engine):
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
+    def limit_files(self, limit: str) -> None:
+        """How long a file of it may get (`SOFT:HARD` in bytes); beyond that its writes fail."""
+        for pid in self.pids:
+            command = ["prlimit", "--pid", str(pid), f"--fsize={limit}"]
+            subprocess.run(command, user=self._user, check=True)
+
     def _answers(self) -> bool:
         with suppress(psycopg.OperationalError):
             return self.sql("SELECT 1", database="postgres") == [(1,)]

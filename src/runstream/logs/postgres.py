@@ -35,7 +35,7 @@ from ..log import (
 from ..portal import Portal
 from ..record import Cursor, Draft
 from . import postgres_read, postgres_schema, postgres_work
-from .postgres_line import Connection, Line, Lines, TablesGone
+from .postgres_line import Connection, Line, Lines, TablesGone, damaged
 from .postgres_read import Tail
 from .postgres_retention import Retention
 from .postgres_unit import Needs, Unit
@@ -257,7 +257,7 @@ class PostgresLog:
         try:
             return await self._lines.look(work)
         except TablesGone as error:
-            raise LogUnavailable(str(error)) from error
+            raise damaged(self._address, error) from error
 
     # --- from any loop ---------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -64,6 +64,7 @@ class Line:
         self._relaxed = relaxed or address.durability == "process"
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
         self._ended = False
 
     @contextlib.asynccontextmanager
@@ -73,23 +74,23 @@ class Line:
         Raises LogUnavailable if it cannot be opened; the driver's errors come as they are.
         """
         async with self._lock:
-            connection = await self._opened()
-            timer = None
-            if timeout_s is not None:
-                timer = asyncio.get_running_loop().call_later(timeout_s, cut, connection)
-            try:
-                yield connection
-            finally:
-                if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-                    await self._tidy(connection)
-                if timer is not None:
-                    timer.cancel()
-                if self._ended:
-                    connection.pgconn.finish()
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = await self._open()
+            with self._cut_after(timeout_s, connection):
+                try:
+                    yield connection
+                finally:
+                    if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                        await self._tidy(connection)
+                    if self._ended:
+                        connection.pgconn.finish()
 
     def end(self) -> None:
         """Close for good, now: whoever waits for an answer gets an error."""
         self._ended = True
+        if self._opening is not None:
+            self._opening.cancel()
         connection = self._connection
         if connection is None or connection.closed:
             return
@@ -98,15 +99,51 @@ class Line:
         else:
             connection.pgconn.finish()
 
-    async def _opened(self) -> Connection:
-        if self._connection is None or self._connection.closed:
+    async def _open(self) -> Connection:
+        shown = self._address.shown
+        if self._ended:
+            raise LogUnavailable(f"{shown}: this connection has been closed")
+        # A task of its own, which `end` can cancel: there is no connection to cut yet.
+        self._opening = asyncio.ensure_future(_connect(self._address))
+        try:
+            self._connection = connection = await self._opening
+            with self._cut_after(CALL_S_MAX, connection):
+                await self._set_up(connection)
+        except asyncio.CancelledError:
             if not self._ended:
-                self._connection = await connect(self._address, relaxed=self._relaxed)
-            if self._ended and self._connection is not None:
-                self._connection.pgconn.finish()
-        if self._ended or self._connection is None:
-            raise LogUnavailable(f"{self._address.shown}: this connection has been closed")
-        return self._connection
+                raise
+            raise LogUnavailable(f"{shown}: this connection has been closed") from None
+        except psycopg.Error as error:
+            raise LogUnavailable(f"{shown} cannot be used: {_said(error)}") from error
+        finally:
+            self._opening = None
+        return connection
+
+    async def _set_up(self, connection: Connection) -> None:
+        try:
+            await connection.execute(
+                _SESSION,
+                {
+                    "schema": self._address.schema,
+                    "idle": f"{IDLE_IN_TRANSACTION_S}s",
+                    "lock": f"{LOCK_S}s",
+                    "relaxed": self._relaxed,
+                },
+            )
+        except BaseException:
+            await connection.close()
+            raise
+
+    @contextlib.contextmanager
+    def _cut_after(self, timeout_s: float | None, connection: Connection) -> Generator[None]:
+        if timeout_s is None:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(timeout_s, cut, connection)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _tidy(self, connection: Connection) -> None:
         try:
@@ -115,33 +152,11 @@ class Line:
             await connection.close()
 
 
-async def connect(address: Address, *, relaxed: bool) -> Connection:
-    """A connection whose session is set up. Raises LogUnavailable."""
-    try:
-        async with asyncio.timeout(CALL_S_MAX):
-            connection = await psycopg.AsyncConnection.connect(
-                address.conninfo, autocommit=True, prepare_threshold=0, row_factory=tuple_row
-            )
-            try:
-                await connection.execute(
-                    _SESSION,
-                    {
-                        "schema": address.schema,
-                        "idle": f"{IDLE_IN_TRANSACTION_S}s",
-                        "lock": f"{LOCK_S}s",
-                        "relaxed": relaxed,
-                    },
-                )
-            except BaseException:
-                await connection.close()
-                raise
-    except TimeoutError:
-        raise LogUnavailable(
-            f"{address.shown} has not answered for {CALL_S_MAX:.0f} s: is it stopped?"
-        ) from None
-    except psycopg.Error as error:
-        raise LogUnavailable(f"{address.shown} cannot be used: {_said(error)}") from error
-    return connection
+async def _connect(address: Address) -> Connection:
+    # (The driver keeps to the URL's connect_timeout, for each of its hosts.)
+    return await psycopg.AsyncConnection.connect(
+        address.conninfo, autocommit=True, prepare_threshold=0, row_factory=tuple_row
+    )
 
 
 def cut(connection: Connection) -> None:
@@ -197,6 +212,14 @@ class Broken(Exception):
     """The connection broke: whether the server did what it was asked is not known."""
 
 
+def damaged(address: Address, error: TablesGone) -> NotALog:
+    """The error for a log that still lacks a table when its tables have been made again."""
+    return NotALog(
+        f"{address.shown} has lost some of its tables ({error}): restore them from a copy or, to begin "
+        f"anew, DROP SCHEMA {address.schema} CASCADE"
+    )
+
+
 def translate(address: Address, error: psycopg.Error, connection: Connection) -> Exception:
     """Our error for one of the driver's, with what to do about it; Broken and TablesGone are for us."""
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
@@ -233,4 +256,6 @@ _ADVICE: Final[dict[str, tuple[type[RunstreamError], str]]] = {
     ),
     "40": (LogUnavailable, "was asked for too much at once"),
     "XX001": (NotALog, "has damaged data: restore it from a copy"),
+    # A file that may not grow (a quota) comes as this one.
+    "XX": (LogUnavailable, "has failed inside: has it room on its disk, within its quota?"),
 }

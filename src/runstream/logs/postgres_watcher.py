@@ -163,6 +163,8 @@ class Watcher:
             try:
                 await self._tell_all()
             except (psycopg.Error, LogUnavailable):
+                if self._closing:
+                    return
                 # Whoever waits for it looks by itself meanwhile.
                 await asyncio.sleep(RETRY_S)
                 self._call_teller.set()

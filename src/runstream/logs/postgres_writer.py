@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from ..errors import LogClosed, LogUnavailable, RunstreamError
-from .postgres_line import Broken, Connection, Line, TablesGone, translate
+from .postgres_line import Broken, Connection, Line, TablesGone, damaged, translate
 from .postgres_unit import Attempt, Needs, Unit
 from .postgres_url import Address
 
@@ -117,16 +117,28 @@ class Writer:
     async def _commit(self, jobs: list[Job]) -> None:
         """Do the jobs and tell their outcomes."""
         try:
-            outcomes = await self._attempts(jobs)
+            outcomes = await self._outcomes(jobs)
         except RunstreamError as error:
             if type(error) is RunstreamError and len(jobs) > 1:
                 # What the server refuses is in one of them, and must not cost the others their commit.
                 for job in jobs:
                     await self._commit([job])
                 return
+            if self._closing and isinstance(error, LogUnavailable):
+                error = LogClosed(str(error))
             outcomes = [error] * len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             _tell(job, outcome)
+
+    async def _outcomes(self, jobs: list[Job]) -> list[Any]:
+        try:
+            return await self._attempts(jobs)
+        except TablesGone:
+            await self._restore()
+        try:
+            return await self._attempts(jobs)
+        except TablesGone as error:
+            raise damaged(self._address, error) from error
 
     async def _attempts(self, jobs: list[Job]) -> list[Any]:
         """The jobs' outcomes, of the attempt that was committed. Raises what keeps it from that."""
@@ -142,9 +154,6 @@ class Writer:
             except _Unsure as error:
                 unsure = error.attempt
                 problem = LogUnavailable(str(error))
-            except TablesGone as error:
-                await self._restore()
-                unsure, problem = None, LogUnavailable(str(error))
             except (Broken, _Conflict) as error:
                 problem = LogUnavailable(str(error))
             except LogUnavailable as error:
