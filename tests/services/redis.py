@@ -17,6 +17,7 @@ class RedisServer(Engine):
 
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.port = free_port()
+        self.folder = folder
         self.password = password
         secret = f":{password}@" if password else ""
         self.url = f"redis://{secret}127.0.0.1:{self.port}/0"

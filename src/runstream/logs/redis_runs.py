@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from ..admission import (
     LEASE_LAPSED,
@@ -39,13 +41,21 @@ class Runs:
         """As the contract has it; the arguments have been checked."""
         times = lease_times(claim.lease_s, claim.grace_s) if claim else ""
         create, under = workflow or "", ""
+        registering: Coroutine[Any, Any, None] | None = None
         if workflow is not None and parent is None:
-            await self._index.register(run_id, run_id, workflow)
+            registering = self._index.register(run_id, run_id, workflow)
         elif workflow is not None and parent is not None:
             place = await self._place_child(run_id, parent, workflow)
             create, under = (place.workflow, place.parent) if place else ("", "")
         args = (producer or "", create, under, times, new_token(), self._keys.channel(run_id))
-        root, answer = await self._streams.call(OPEN, run_id, lambda _: args)
+        opening = self._streams.call(OPEN, run_id, lambda _: args)
+        if registering is not None and not self._streams.nodes.is_cluster:
+            # To one server they go together, in this order.
+            _, (root, answer) = await asyncio.gather(registering, opening)
+        else:
+            if registering is not None:
+                await registering
+            root, answer = await opening
         match answer:
             case [b"ok", epoch, number, created, *fields]:
                 info = run_info(run_id, root, fields)
