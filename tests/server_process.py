@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,8 +26,11 @@ class ServerProcess(Engine):
 
     def __init__(self, folder: Path, log_url: str, *options: str, **variables: str) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._is_tls = "--tls-cert" in options
+        self.url = f"{'https' if self._is_tls else 'http'}://127.0.0.1:{self.port}"
         self.log_url = log_url
+        # Goes with every call, if it is set.
+        self.token: str | None = None
         command = [sys.executable, "-m", "runstream", "serve", "--url", log_url]
         command += ["--port", str(self.port), *options]
         super().__init__(
@@ -44,13 +48,25 @@ class ServerProcess(Engine):
         """One request on a connection of its own. A body that is not bytes is sent as JSON."""
         sent = {"content-type": "application/json"} if body is not None else {}
         raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+        if self.token is not None:
+            sent["authorization"] = f"Bearer {self.token}"
+        line = self._connection()
         try:
             line.request(method, path, raw, {**sent, **(headers or {})})
             answer = line.getresponse()
             return Reply(answer.status, dict(answer.getheaders()), answer.read())
         finally:
             line.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._is_tls:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+        # (The certificate is one that the test has made.)
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=ANSWER_S_MAX, context=trusting
+        )
 
     def send_raw(self, *parts: bytes, hang_up: bool = False) -> bytes:
         """Write the parts to a connection; what came back until the server closed it.

@@ -16,6 +16,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     """The files of a fresh certificate and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(IPv4Address("127.0.0.1"))
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -25,7 +26,9 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     certificate_file, key_file = folder / "cert.pem", folder / "key.pem"

@@ -11,10 +11,12 @@ from typing import Any
 
 import jwt
 import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
 from browser.certificate import self_signed
 from browser.runs import ScriptedRun
 from clients.npm import ROOT, installed, node_or_skip, run
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from runstream.server.jwt_access import LEEWAY_S
 from server_process import ServerProcess, running_server
 
 # The page keeps what it has seen, and where it was, over reloads: both in one write.
@@ -151,8 +153,10 @@ def test_a_page_whose_token_expires_goes_on_with_a_new_one(
     secret.chmod(0o600)
     tokens: list[str] = []
 
-    def token(seconds: float = 2.0) -> str:
-        claims: dict[str, Any] = {"sub": "page", "scope": "runs:read", "exp": time.time() + seconds}
+    def token() -> str:
+        # (The server takes a token a little longer, because clocks disagree.)
+        expires = time.time() + 1.5 - LEEWAY_S
+        claims: dict[str, Any] = {"sub": "page", "scope": "runs:read", "exp": expires}
         tokens.append(jwt.encode(claims, "k" * 48, algorithm="HS256"))
         return tokens[-1]
 
@@ -176,8 +180,16 @@ def test_a_page_whose_token_expires_goes_on_with_a_new_one(
 
 
 def test_a_plain_event_source_with_a_run_token_reads_to_the_end(
-    server: ServerProcess, context: BrowserContext
+    tmp_path: Path, sqlite_url: str, context: BrowserContext
 ) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("k" * 48, encoding="utf-8")
+    secret.chmod(0o600)
+    with running_server(tmp_path, sqlite_url, "--run-token-secret", str(secret)) as server:
+        read_to_the_end(server, context)
+
+
+def read_to_the_end(server: ServerProcess, context: BrowserContext) -> None:
     scripted = ScriptedRun(server, "r")
     token = server.call("POST", "/v1/runs/r/tokens", {}).json["token"]
     page = context.new_page()
@@ -209,14 +221,6 @@ def test_ten_thousand_records_a_second_leave_the_console_usable(
     page = context.new_page()
     page.goto(f"{server.url}/#/runs/r?tab=records")
     expect(page.get_by_role("listbox", name="Records").get_by_role("option")).to_have_count(1)
-    page.evaluate(
-        """() => {
-          window.longest = 0;
-          new PerformanceObserver((list) => {
-            for (const entry of list.getEntries()) longest = Math.max(longest, entry.duration);
-          }).observe({ entryTypes: ["longtask"] });
-        }"""
-    )
     begun = time.monotonic()
     for number in range(50):
         scripted.say_all(
@@ -226,5 +230,4 @@ def test_ten_thousand_records_a_second_leave_the_console_usable(
         if number % 10 == 5:
             page.get_by_role("tab", name="Text" if number % 20 == 5 else "Records").click()
     expect(page.get_by_text("50,001 of 50,001")).to_be_visible(timeout=30_000)
-    print(f"longest task in the page: {page.evaluate('longest'):.0f} ms")
     context.close()
