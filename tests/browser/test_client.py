@@ -165,7 +165,7 @@ def test_a_page_whose_token_expires_goes_on_with_a_new_one(
         server.token = jwt.encode(claims, "k" * 48, algorithm="HS256")
         scripted = ScriptedRun(server, "r")
         page = context.new_page()
-        page.expose_function("newToken", token)
+        page.expose_function("newToken", token)  # pyright: ignore[reportUnknownMemberType] - its own
         page.goto(f"{server.url}/healthz")
         page.evaluate("void window.follow(() => window.newToken())")
         deadline = time.monotonic() + 60
