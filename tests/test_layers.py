@@ -66,6 +66,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "conformance/*",
         "connection",
         "handler",
+        "invocation",
         "inference/*",
         "integrations/*",
         "launch",

@@ -234,6 +234,12 @@ class StartRun(Body):
     run_id: str | None = None
 
 
+class WorkflowList(Body, omit_defaults=False):
+    """The workflows that this server starts."""
+
+    workflows: list[WorkflowBody]
+
+
 class WorkflowBody(Answer):
     """A workflow that this server starts, and the JSON Schema of its input."""
 

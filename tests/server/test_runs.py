@@ -181,25 +181,6 @@ def test_asking_with_wait_is_answered_when_a_record_comes(
     assert [answer.json["last_seq"] for answer in answers] == [1]
 
 
-def test_asking_with_wait_is_answered_when_the_run_begins(
-    shared_server: ServerProcess, names: str
-) -> None:
-    answers: list[Reply] = []
-
-    def ask() -> None:
-        answers.append(shared_server.call("GET", f"/v1/runs/{names}?wait=30"))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    put(shared_server, names)
-    asking.join(timeout=20)
-    # (It may have been asked after the run had begun: then its first record is awaited.)
-    assert [answer.status for answer in answers] in ([200], [])
-    note(shared_server, names)
-    asking.join(timeout=20)
-    assert [answer.status for answer in answers] == [200]
-
-
 def test_asking_with_wait_gives_up_in_time(shared_server: ServerProcess, names: str) -> None:
     answer = shared_server.call("GET", f"/v1/runs/{names}?wait=0.05")
     assert (answer.status, answer.json["code"]) == (404, "run_not_found")

@@ -21,6 +21,7 @@ from ..connection import connect
 from ..errors import RunNotFound, RunstreamError
 from ..events import HumanResponseEvent, InputRequiredEvent, event_class
 from ..handler import Handler
+from ..invocation import Target, start_target
 from ..record import Record
 from ..run import new_run_id
 from ..settings import read_settings
@@ -31,7 +32,7 @@ from .options import Problem, debug_option, is_debugging, url_option
 from .record_line import describe
 from .run_views import JsonView, LiveView, PlainView, View
 from .seen import Seen
-from .target import Target, answer_type, load_target, start_target, told
+from .target import answer_type, load_target, told
 from .terminal import can_redraw, command_line, harmless, make_console
 
 # How long leaving waits for the end of a run that nobody follows any more.

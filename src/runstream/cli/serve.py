@@ -13,11 +13,13 @@ from ..errors import InvalidInput
 from ..logs import with_secrets_hidden
 from ..settings import read_settings
 from .options import debug_option, url_option
+from .target import load_target
 
 EXAMPLES: Final = """\b
 Examples:
   runstream serve                                  your default log, at 127.0.0.1:4747
   runstream serve --url sqlite:events.db --port 8080
+  runstream serve examples/haiku.py                and start its workflow for whoever asks
   runstream serve --host 0.0.0.0 --keys keys.json --tls-cert cert.pem --tls-key key.pem
 
 \b
@@ -29,6 +31,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=EXAMPLES, short_help="Serve a log over HTTP.")
+@click.argument("targets", nargs=-1, metavar="[FILE_OR_MODULE[:NAME]]...")
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -75,9 +78,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @url_option
 @debug_option
 def serve(
-    host: str, port: int, url: str | None, cors_origins: tuple[str, ...], **options: Any
+    targets: tuple[str, ...],
+    host: str,
+    port: int,
+    url: str | None,
+    cors_origins: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Serve a log over HTTP: publish into it and follow it from anywhere, browsers included.
+
+    Workflows and pipelines that are named can be started over HTTP; they run in this process.
 
     Stops on SIGTERM or Ctrl-C: subscribers are told, what is being stored is stored, and it is gone in
     seconds.
@@ -116,6 +126,7 @@ def serve(
             retention=settings.retention,
         ),
         access=access,
+        workflows=[load_target(target) for target in targets],
     )
 
     def on_ready() -> None:

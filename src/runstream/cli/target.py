@@ -14,20 +14,16 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, TypeAlias, TypeGuard, cast
-
-from pydantic import ValidationError
+from typing import Any, Final, TypeGuard, cast
 
 from ..errors import InvalidInput
 from ..events import HumanResponseEvent
-from ..handler import Handler
+from ..invocation import Target
 from ..pipeline import Pipeline
 from ..step import Step
 from ..workflow import Workflow
 from .exit_codes import NOT_OK, USAGE
 from .options import Problem
-
-Target: TypeAlias = Workflow | Pipeline[..., Any]
 
 # More names than this are no help in an error.
 NAMES_SHOWN_MAX: Final = 8
@@ -42,36 +38,6 @@ def load_target(text: str) -> Target:
     place, name = _split(text)
     module = _load_file(Path(place)) if _is_file(place) else _load_module(place)
     return _made(_named(module, place, name) if name else _only(module, place), name or place)
-
-
-def start_target(target: Target, given: dict[str, Any], run_id: str | None, url: str) -> Handler:
-    """Start a run with `given` as its input. Call it outside of an event loop: code that blocks its
-    loop must not block who follows it.
-
-    Raises:
-        Problem: the input doesn't fit.
-        InvalidInput: the workflow cannot work.
-    """
-    try:
-        if isinstance(target, Workflow):
-            event = target.graph.start_type.model_validate(given)
-            return target.run(start_event=event, run_id=run_id, url=url)
-        arguments = inspect.signature(target.function).bind(**given)
-        for name in {"run_id", "url"} & arguments.kwargs.keys():
-            said = (
-                f"{target.name!r} has a keyword-only parameter {name!r}, which means the run's own"
-            )
-            raise Problem(f"{said} {name}: let it be given by position, too", USAGE)
-        return target.run(*arguments.args, run_id=run_id, url=url, **arguments.kwargs)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        raise Problem(f"the input doesn't fit {error.title}: {faults}", USAGE) from error
-    except TypeError as error:
-        said = str(error).removeprefix(f"pipeline {target.name!r}: ")
-        raise Problem(f"the input doesn't fit {target.name!r}: {said}", USAGE) from error
 
 
 def answer_type(target: Target) -> type[HumanResponseEvent]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .. import process
 from ..errors import StreamingOff
+from ..invocation import Target
 from ..log import Log
 from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
@@ -30,6 +31,7 @@ from .retention import enforce_retention
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
 from .site import ServerOptions, Site
+from .workflows import Workflows
 
 # Work that goes on as long as the server does; it ends when it is cancelled.
 Chore: TypeAlias = Callable[[Site], Coroutine[Any, Any, None]]
@@ -50,6 +52,7 @@ class App:
         options: ServerOptions,
         access: Access,
         metrics: Metrics,
+        workflows: Workflows,
         chores: tuple[Chore, ...],
         routes: tuple[Route, ...],
     ) -> None:
@@ -57,6 +60,7 @@ class App:
         self._options = options
         self._access = access
         self._metrics = metrics
+        self._workflows = workflows
         self._chores = chores
         self._router = Router(routes)
         self._requests = with_cors(self._request, options.cors_origins)
@@ -85,6 +89,7 @@ class App:
                     access=self._access,
                     options=self._options,
                     metrics=self._metrics,
+                    workflows=self._workflows,
                 )
                 for chore in self._chores:
                     task = asyncio.create_task(_keep_doing(chore, self._site))
@@ -108,7 +113,10 @@ class App:
         return True
 
     async def stop(self) -> None:
-        """Drain, end the background's work, and close the log (if it was given as a URL)."""
+        """Drain, end the background's work, and close the log (if it was given as a URL).
+
+        Runs of workflows get `drain_s` seconds to finish, and are cancelled then.
+        """
         await self.drain()
         async with self._starting:
             site, self._site = self._site, None
@@ -116,6 +124,7 @@ class App:
                 task.cancel()
             await asyncio.gather(*self._working, return_exceptions=True)
             self._working.clear()
+            await self._workflows.drain(self._options.drain_s)
             if site is not None:
                 await site.followers.aclose()
             if site is not None and isinstance(self._log, str):
@@ -191,7 +200,8 @@ class App:
             principal = site.access.identify(scope)
             if run_id is not None:
                 check_run_id(run_id)
-            principal.require(route.permission, run_id)
+            if not route.asks_itself:
+                principal.require(route.permission, run_id)
         if route.streams and not self._options.streaming:
             raise StreamingOff("streaming is switched off at this server")
         if route.raw is not None:
@@ -221,16 +231,19 @@ def create_app(
     options: ServerOptions | None = None,
     access: Access | None = None,
     metrics: Metrics | None = None,
+    workflows: Iterable[Target] = (),
 ) -> App:
     """One ASGI app over a log (a URL, or one that is open and stays so).
 
-    Without an `access` everyone may do everything: fine on loopback, or behind something that asks.
+    `workflows` are those that callers may start here; they need the log as a URL. Without an `access`
+    everyone may do everything: fine on loopback, or behind something that asks.
     """
     return App(
         log,
         options=options or ServerOptions(),
         access=access or OpenAccess(),
         metrics=metrics or Metrics(),
+        workflows=Workflows(workflows, url=log if isinstance(log, str) else None),
         chores=(watch_leases, enforce_retention),
         routes=ROUTES,
     )

@@ -24,10 +24,12 @@ from ..api import (
     RunList,
     RunToken,
     Signal,
+    StartRun,
     TokenRequest,
     TrimRun,
+    WorkflowList,
 )
-from . import console, follow, health, ingest, metrics_route, runs, token_route
+from . import console, follow, health, ingest, metrics_route, runs, token_route, workflow_routes
 from .access import Permission, Principal
 from .site import Site
 
@@ -65,6 +67,8 @@ class Route:
     cold: Cold | None = None
     raw: Raw | None = None
     permission: Permission | None = None
+    # The endpoint asks for the permission, because the run is in the body.
+    asks_itself: bool = False
     # Switched off with streaming.
     streams: bool = False
     body: type[Body] | None = None
@@ -213,6 +217,25 @@ ROUTES: Final[tuple[Route, ...]] = (
         body=TokenRequest,
         body_required=False,
         answers={201: ("The token", RunToken)},
+    ),
+    Route(
+        method="GET",
+        pattern=f"{V1}/workflows",
+        summary="The workflows that this server starts",
+        cold=workflow_routes.list_workflows,
+        permission="runs:start",
+        answers={200: ("The workflows", WorkflowList)},
+    ),
+    Route(
+        method="POST",
+        pattern=f"{V1}/workflows/{{workflow}}/runs",
+        summary="Start a run of a workflow, in the server's process",
+        cold=workflow_routes.start_workflow,
+        permission="runs:start",
+        asks_itself=True,
+        body=StartRun,
+        body_required=False,
+        answers={201: ("The run is under way", RunBody)},
     ),
     Route(
         method="GET",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable
 from typing import Final, TypeVar, cast, get_args
@@ -210,13 +209,25 @@ async def _body(site: Site, request: Request, decoder: msgspec.json.Decoder[T]) 
 
 
 async def _wait_for_news(log: Log, run_id: str, after: int, wait_s: float) -> None:
-    """Until the run has a record behind `after`. The log may wake early; over the network that costs."""
+    """Until the run has a record behind `after`, or is there at all if it was not.
+
+    (The log may wake early for nothing; over a network each time costs.)
+    """
     until_s = time.monotonic() + wait_s
+    was_there = await _newest(log, run_id) is not None
     while (left_s := until_s - time.monotonic()) > 0:
         await log.wait(run_id, after=after, timeout=left_s)
-        with contextlib.suppress(RunNotFound):
-            if (await log.info(run_id)).last_seq > after:
-                return
+        newest = await _newest(log, run_id)
+        if newest is not None and (newest > after or not was_there):
+            return
+
+
+async def _newest(log: Log, run_id: str) -> int | None:
+    """The newest seq of a run's stream; None: there is no such run."""
+    try:
+        return (await log.info(run_id)).last_seq
+    except RunNotFound:
+        return None
 
 
 async def _while_asked(site: Site, request: Request, waiting: Awaitable[None]) -> None:

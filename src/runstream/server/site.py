@@ -13,6 +13,7 @@ from .access import Access, OpenAccess
 from .followers import Followers
 from .intake import Intake
 from .metrics import Metrics
+from .workflows import Workflows
 
 # Subscribers of one run: each costs about 30 KiB; a page shared by a large audience still fits.
 SUBSCRIBERS_PER_RUN_MAX: Final = 10_000
@@ -57,6 +58,7 @@ class Site:
     options: ServerOptions = field(default_factory=ServerOptions)
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    workflows: Workflows = field(default_factory=Workflows)
     intake: Intake = field(init=False)
     followers: Followers = field(init=False)
 
