@@ -11,7 +11,7 @@ from ..errors import RunstreamError
 from ..log import READ_LIMIT_DEFAULT, Log, RunInfo
 from ..record import Cursor
 from ..wire import encode_drafts
-from .batches import View, choose
+from .batches import Batches, View, choose
 from .followers import Followers
 
 # Payloads of one page: what a log gives at once, however large its records are.
@@ -82,6 +82,10 @@ class PageFollower:
     def ring(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def take(self, recent: Batches) -> bool:  # noqa: ARG002 - it reads by itself
+        self.ring()
+        return False
 
     def leave(self, error: RunstreamError) -> None:  # noqa: ARG002 - an empty page says it as well
         self._leaving = True

@@ -25,11 +25,19 @@ LINGER_S: Final = 5.0
 logger = logging.getLogger(__name__)
 
 
+# Subscribers that are served in one go; then others have their turn (about two milliseconds).
+SERVED_AT_ONCE: Final = 250
+
+
 class Waiter(Protocol):
     """Who wants to hear of news."""
 
     def ring(self) -> None:
         """Something has changed: look again."""
+        ...
+
+    def take(self, recent: Batches) -> bool:
+        """Take what is new at once; True if it goes on waiting, False if it looks by itself."""
         ...
 
 
@@ -116,11 +124,11 @@ class SharedReader:
             if page.drafts:
                 self.recent.add(page.drafts)
                 self.recent.shrink(self._bytes_max)
-                self._ring()
+                await self._serve()
             if page.ended:
                 self.ended = True
                 return
-            # Those who were woken take it now; what arrives meanwhile is the next batch.
+            # Those who look by themselves do it now.
             await asyncio.sleep(0)
             if len(page.drafts) < READ_LIMIT_DEFAULT:
                 await self._wait(watch)
@@ -135,6 +143,15 @@ class SharedReader:
         if silent is not None and silent not in self.lost:
             self.lost.add(silent)
             self._ring()
+
+    async def _serve(self) -> None:
+        """Hand what is new to all who wait. What arrives meanwhile is the next batch."""
+        for number, waiter in enumerate(list(self._waiting), 1):
+            # Some may have gone while others had their turn.
+            if waiter in self._waiting and not waiter.take(self.recent):
+                self._waiting.discard(waiter)
+            if number % SERVED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _ring(self) -> None:
         waiting, self._waiting = self._waiting, set()

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import random
 import time
-from typing import Final, Literal
+from collections.abc import Awaitable, Generator
+from types import CoroutineType
+from typing import Any, Final, Literal
 
 from starlette.types import Send
 
@@ -40,6 +42,30 @@ EndReason = Literal["ended", "caught_up", "removed"]
 logger = logging.getLogger(__name__)
 
 
+class Rest:
+    """What is left of an awaitable that was begun elsewhere and has to wait."""
+
+    __slots__ = ("_first", "_steps")
+
+    def __init__(self, first: Any, steps: Generator[Any, Any, None]) -> None:
+        self._first = first
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield self._first
+        yield from self._steps
+
+
+def begin(awaitable: Awaitable[None]) -> Rest | None:
+    """Run an awaitable as far as it goes without waiting; None: to its end."""
+    steps = awaitable.__await__()
+    try:
+        first = next(steps)
+    except StopIteration:
+        return None
+    return Rest(first, steps)
+
+
 class StreamFollower:
     """A subscriber whose response has not started. `run()` serves it to the end.
 
@@ -48,9 +74,9 @@ class StreamFollower:
     """
 
     __slots__ = (
-        "_busy", "_due", "_followers", "_generation", "_heartbeat_s", "_info", "_leaving", "_principal",
-        "_reader", "_seen", "_send", "_sent", "_seq", "_spoke_at", "_stalled_s_max", "_started", "_stop",
-        "_task", "_told", "_valid_at", "_view", "_wake", "cut_reason",
+        "_busy", "_direct", "_due", "_followers", "_generation", "_heartbeat_s", "_info", "_leaving",
+        "_parked", "_principal", "_reader", "_rest", "_seen", "_send", "_sent", "_seq", "_spoke_at",
+        "_stalled_s_max", "_started", "_stop", "_task", "_told", "_valid_at", "_view", "_wake", "cut_reason",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +108,12 @@ class StreamFollower:
         self._stalled_s_max = stalled_s_max
         self._reader: SharedReader | None = None
         self._task = asyncio.current_task()
-        self._wake: asyncio.Future[None] | None = None
+        # While it waits for news (`_parked`) others may ring, and the reader may write for it (`_direct`);
+        # what is left of such a write is then its own to wait for.
+        self._parked = False
+        self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._direct = False
+        self._rest: Rest | None = None
         self._leaving: RunstreamError | None = None
         self._started = False
         # What the clock sees: writes begun, whether one is under way, and what it saw before.
@@ -100,8 +131,28 @@ class StreamFollower:
         return max(newest - self._seq, 0)
 
     def ring(self) -> None:
-        if self._wake is not None and not self._wake.done():
+        if self._parked and not self._wake.done():
+            self._parked = False
             self._wake.set_result(None)
+
+    def take(self, recent: Batches) -> bool:
+        if not self._parked:
+            return False
+        chunk = recent.chunk(self._view, self._seq)
+        if chunk is None:
+            return True
+        if not self._direct or chunk.ended or chunk.through < recent.last_seq:
+            self.ring()
+            return False
+        if chunk.body:
+            self._rest = begin(self._write_chunk(chunk))
+            if self._rest is None:
+                self._busy = False
+        self._seq = chunk.through
+        if self._rest is None:
+            return True
+        self.ring()
+        return False
 
     def leave(self, error: RunstreamError) -> None:
         """Tell the client why, and end, as soon as it has taken what is under way."""
@@ -248,8 +299,16 @@ class StreamFollower:
             await self._start()
             return None
         self._wake = asyncio.get_running_loop().create_future()
+        self._parked = True
         reader.wait(self)
-        await self._wake
+        try:
+            await self._wake
+        finally:
+            self._parked = False
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            await rest
+            self._busy = False
         return None
 
     # --- what it says ------------------------------------------------------------------------------
@@ -259,16 +318,11 @@ class StreamFollower:
         return Cursor(self._generation, self._seq)
 
     async def _send_chunk(self, chunk: Chunk) -> EndReason | None:
-        body = chunk.body
-        if body:
+        if chunk.body:
             if not self._started:
                 await self._start()
-            self._sent += 1
-            self._busy = True
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            await self._write_chunk(chunk)
             self._busy = False
-            self._told = chunk.told
-            self._followers.metrics.delivered(chunk.records, len(body))
         self._seq = chunk.through
         return "ended" if chunk.ended else None
 
@@ -324,12 +378,22 @@ class StreamFollower:
             # nginx would keep what is live until it has a buffer full of it.
             (b"x-accel-buffering", b"no"),
         ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        starting = self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        # A coroutine may depend on the task that it runs in; what a server gives itself does not.
+        self._direct = not isinstance(starting, CoroutineType)
+        await starting
         await self._write(self._control("stream.cursor", {}, RETRY_MS))
 
     async def _send_no_content(self) -> None:
         await self._send({"type": "http.response.start", "status": 204, "headers": [NO_STORE]})
         await self._send({"type": "http.response.body", "body": b""})
+
+    def _write_chunk(self, chunk: Chunk) -> Awaitable[None]:
+        self._sent += 1
+        self._busy = True
+        self._told = chunk.told
+        self._followers.metrics.delivered(chunk.records, len(chunk.body))
+        return self._send({"type": "http.response.body", "body": chunk.body, "more_body": True})
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         self._sent += 1

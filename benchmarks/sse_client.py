@@ -1,0 +1,152 @@
+"""Many raw connections that read server-sent events as cheaply as Python can: they count frames.
+
+What a connection got is counted by the line that every frame of a token has; the last seq of each is
+compared with what it should be, so a lost or doubled frame shows.
+"""
+
+import json
+import re
+import select
+import socket
+import time
+from collections.abc import Callable
+
+TOKEN = b"\nevent: token\n"
+_IDS = re.compile(rb"(?:^|\n)id: [a-z0-9]+\.(\d+)\n")
+READ_BYTES = 256 * 1024
+# A guard: nothing here takes so long.
+QUIET_S_MAX = 60.0
+
+
+class Connection:
+    """One subscriber's socket."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.sendall(
+            b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\n\r\n" % path.encode()
+        )
+        self.frames = 0
+        self.rest = b""
+        self.kept: list[bytes] | None = None
+
+    def take(self, data: bytes) -> int:
+        """How many frames came. A mark that two reads share is counted with the second one."""
+        if self.kept is not None:
+            self.kept.append(data)
+        data = self.rest + data
+        # Shorter than the mark, so that none is counted twice.
+        self.rest = data[-(len(TOKEN) - 1) :]
+        count = data.count(TOKEN)
+        self.frames += count
+        return count
+
+    def seqs(self) -> list[int]:
+        """The seqs of all tokens, of a connection whose bytes were kept."""
+        text = b"".join(self.kept or [])
+        # Chunk sizes are lines of their own, between frames or inside of one.
+        text = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", text)
+        return [
+            int(found[1])
+            for found in re.finditer(rb"id: [a-z0-9]+\.(\d+)\nevent: token\n", text)
+        ]
+
+
+class Crowd:
+    """Connections, read in this thread."""
+
+    def __init__(self, port: int, path: str, count: int) -> None:
+        self._epoll = select.epoll()
+        self.by_fd: dict[int, Connection] = {}
+        for _ in range(count):
+            self.add(Connection(port, path))
+
+    def add(self, connection: Connection) -> None:
+        connection.socket.setblocking(False)
+        self.by_fd[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
+
+    def wait_for_streams(self) -> None:
+        """Until each has its first frame: then it is subscribed."""
+        missing = set(self.by_fd)
+        deadline = time.monotonic() + QUIET_S_MAX
+        while missing:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{len(missing)} connections got no stream")
+            for fd, _ in self._epoll.poll(1.0):
+                data = self._read(fd)
+                self.by_fd[fd].take(data)
+                if b"stream.cursor" in self.by_fd[fd].rest + data or b"\r\n\r\n" in data:
+                    missing.discard(fd)
+
+    def read(self, count: int, between: Callable[[], None] | None = None) -> None:
+        """Until `count` more frames have come. `between` is called again and again."""
+        deadline = time.monotonic() + QUIET_S_MAX
+        while count > 0:
+            ready = self._epoll.poll(0 if between else 1.0)
+            if between:
+                between()
+            for fd, _ in ready:
+                count -= self.by_fd[fd].take(self._read(fd))
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{count} frames did not come")
+
+    def _read(self, fd: int) -> bytes:
+        data = self.by_fd[fd].socket.recv(READ_BYTES)
+        if not data:
+            raise SystemExit("the server hung up")
+        return data
+
+    def close(self) -> None:
+        for connection in self.by_fd.values():
+            connection.socket.close()
+        self._epoll.close()
+
+
+class Publisher:
+    """Appends single events to one run, on one connection that is kept."""
+
+    def __init__(self, port: int, run_id: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = port
+        self.run_id = run_id
+        self.number = 0
+        self.answers = 0
+        body = json.dumps({"workflow": "w"}).encode()
+        self._request(b"PUT", f"/v1/runs/{run_id}", body)
+        self.wait()
+
+    def _request(self, method: bytes, path: str, body: bytes) -> None:
+        self.socket.sendall(
+            b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (method, path.encode(), self.port, len(body), body)
+        )
+
+    def send(self, text: str) -> None:
+        """One event; its answer must be taken with `wait` or `poll` before the next one."""
+        self.number += 1
+        event = {"kind": "token", "data": {"text": text, "n": self.number}}
+        body = json.dumps({"events": [event]}, separators=(",", ":")).encode()
+        self._request(b"POST", f"/v1/runs/{self.run_id}/events", body)
+
+    def wait(self) -> None:
+        self.socket.setblocking(True)
+        self._check(self.socket.recv(65536))
+
+    def poll(self) -> bool:
+        """Whether the answer is there."""
+        self.socket.setblocking(False)
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return False
+        finally:
+            self.socket.setblocking(True)
+        self._check(data)
+        return True
+
+    def _check(self, data: bytes) -> None:
+        if not data.startswith(b"HTTP/1.1 20"):
+            raise SystemExit(f"the server answered {data!r}")
+        self.answers += 1
