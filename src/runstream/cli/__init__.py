@@ -8,6 +8,7 @@ from io import TextIOWrapper
 import click
 
 from .. import __version__
+from .chat import chat
 from .check import check
 from .demo import demo
 from .ls import ls
@@ -34,7 +35,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, run, tail, ls, serve, check):
+for command in (demo, run, tail, ls, serve, chat, check):
     runstream.add_command(command)
 
 

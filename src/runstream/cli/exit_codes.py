@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..errors import InvalidInput, InvalidPosition, RunNotFound, RunstreamError
+from ..errors import ExtraMissing, InvalidInput, InvalidPosition, RunNotFound, RunstreamError
 from ..record import Record
 
 OK: Final = 0
@@ -21,7 +21,7 @@ READER_GONE: Final = 141
 def exit_code_of_error(error: RunstreamError) -> int:
     """The code for an error that ended a command."""
     match error:
-        case InvalidInput() | InvalidPosition():
+        case InvalidInput() | InvalidPosition() | ExtraMissing():
             return USAGE
         case RunNotFound():
             return RUN_NOT_FOUND
