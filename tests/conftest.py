@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from services.postgres import postgres_cluster, postgres_server, postgres_url
-from services.redis import redis_server, redis_url
+from services.redis import redis_cluster, redis_server, redis_url
 
 # The engines of the logs: a fixture is found by every test once it is imported here.
 __all__ = [
     "postgres_cluster",
     "postgres_server",
     "postgres_url",
+    "redis_cluster",
     "redis_server",
     "redis_url",
 ]

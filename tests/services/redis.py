@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from .engine import Engine, find_program, free_port
+from .engine import START_S_MAX, Engine, find_program, free_port
 
 
 class RedisServer(Engine):
@@ -60,6 +61,41 @@ def running_redis(
         yield server
     finally:
         server.kill()
+
+
+CLUSTER_NODES = 3
+_SLOTS = 16384
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Generator[list[RedisServer]]:
+    """A Redis Cluster of three masters; the URL of each is that of the same log."""
+    with ExitStack() as running:
+        nodes: list[RedisServer] = []
+        for number in range(CLUSTER_NODES):
+            place = folder / str(number)
+            place.mkdir()
+            nodes.append(running.enter_context(running_redis(place, "--cluster-enabled", "yes")))
+        for number, node in enumerate(nodes):
+            slots = range(number * _SLOTS // CLUSTER_NODES, (number + 1) * _SLOTS // CLUSTER_NODES)
+            assert node.call("CLUSTER", "ADDSLOTS", *map(str, slots)) == "+OK"
+            nodes[0].call("CLUSTER", "MEET", "127.0.0.1", str(node.port))
+        until = time.monotonic() + START_S_MAX
+        for node in nodes:
+            while not (
+                "cluster_state:ok" in (info := node.call("CLUSTER", "INFO"))
+                and f"cluster_known_nodes:{CLUSTER_NODES}" in info
+            ):
+                assert time.monotonic() < until, info
+                time.sleep(0.02)
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[RedisServer]]:
+    """The nodes of a cluster that the tests of this session share: use run ids of your own."""
+    with running_cluster(tmp_path_factory.mktemp("redis-cluster")) as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="session")

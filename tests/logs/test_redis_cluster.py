@@ -1,0 +1,94 @@
+"""The Redis log on a Redis Cluster: the same promises, with its streams on several nodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runstream.conformance import CHECKS, log_factory
+from runstream.conformance.check import (
+    CHECK_S_MAX,
+    Check,
+    collect,
+    ending,
+    new_name,
+    notes,
+    numbers_of,
+    read_all,
+    subscribe,
+)
+from runstream.errors import InvalidURL
+from runstream.log import Producer
+from runstream.logs import open_log
+from services.redis import RedisServer
+
+# Seconds in which a cluster's nodes tell each other who has which slots.
+DEADLINE_S = 30.0
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.area}-{check.name}")
+async def test_a_redis_cluster_keeps_the_promise(
+    check: Check, redis_cluster: list[RedisServer]
+) -> None:
+    async with asyncio.timeout(CHECK_S_MAX):
+        await check.run(log_factory(redis_cluster[0].url))
+
+
+async def test_a_log_is_the_same_through_every_node(redis_cluster: list[RedisServer]) -> None:
+    runs = [new_name() for _ in range(12)]
+    logs = [await asyncio.to_thread(open_log, node.url) for node in redis_cluster]
+    for number, run in enumerate(runs):
+        await logs[number % 3].open(run, producer=None, workflow="w")
+        await logs[(number + 1) % 3].append(run, notes(run, [number]))
+    for log in logs:
+        for number, run in enumerate(runs):
+            assert numbers_of(await read_all(log, run)) == [number]
+        assert set(runs) <= {info.run_id for info in await log.list(limit=1000)}
+        await log.aclose()
+    # (And they do lie on several nodes.)
+    sizes = [int(node.call("DBSIZE").removeprefix(":")) for node in redis_cluster]
+    assert all(size > 0 for size in sizes)
+
+
+async def test_a_stream_whose_slot_moves_goes_on(redis_cluster: list[RedisServer]) -> None:
+    run = new_name()
+    log = await asyncio.to_thread(open_log, redis_cluster[0].url)
+    await log.open(run, producer=None, workflow="w")
+    subscription = subscribe(log, run)
+    await log.append(run, notes(run, [1]), producer=Producer("p", 0, 1))
+    assert numbers_of(await collect(subscription, 1)) == [1]
+    following = asyncio.ensure_future(collect(subscription))
+    await asyncio.to_thread(move_slot, redis_cluster, f"runstream:{{{run}}}")
+    await log.append(run, notes(run, [2]), producer=Producer("p", 0, 2))
+    await log.append(run, [ending(run)], producer=Producer("p", 0, 3), final=True)
+    seen = await following
+    # Another server has it now, which nobody can trust to have all of it: so readers begin anew.
+    assert [record.kind for record in seen] == ["stream.gap", "note", "note", "run.completed"]
+    assert seen[0].data["reason"] == "generation_changed"
+    await log.aclose()
+
+
+def move_slot(nodes: list[RedisServer], key: str) -> None:
+    """Move the slot of a key, with what is in it, from its node to the next one."""
+    slot = nodes[0].call("CLUSTER", "KEYSLOT", key).removeprefix(":")
+    names = [node.call("CLUSTER", "MYID").split()[-1] for node in nodes]
+    owner = next(
+        at for at, node in enumerate(nodes) if not node.call("GET", key).startswith("-MOVED")
+    )
+    heir = (owner + 1) % len(nodes)
+    assert nodes[heir].call("CLUSTER", "SETSLOT", slot, "IMPORTING", names[owner]) == "+OK"
+    assert nodes[owner].call("CLUSTER", "SETSLOT", slot, "MIGRATING", names[heir]) == "+OK"
+    keys = nodes[owner].call("CLUSTER", "GETKEYSINSLOT", slot, "100").split("\r\n")[2::2]
+    moved = nodes[owner].call(
+        "MIGRATE", "127.0.0.1", str(nodes[heir].port), "", "0", "5000", "KEYS", *keys
+    )
+    assert moved == "+OK", moved
+    for at in (heir, owner, 3 - heir - owner):
+        assert nodes[at].call("CLUSTER", "SETSLOT", slot, "NODE", names[heir]) == "+OK"
+
+
+def test_a_cluster_has_one_database(redis_cluster: list[RedisServer]) -> None:
+    url = redis_cluster[0].url.removesuffix("/0") + "/1"
+    with pytest.raises(InvalidURL, match="database"):
+        open_log(url)

@@ -1,0 +1,201 @@
+"""Opening a Redis log: what cannot work is said at once, in words that help, and without any secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socketserver
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
+from runstream.logs import open_log
+from runstream.logs.redis import RedisLog
+from services.engine import free_port
+from services.redis import RedisServer, running_redis
+
+PASSWORD = "s3cret/word"
+QUOTED = "s3cret%2Fword"
+
+
+def refused(url: str, error: type[RunstreamError], match: str) -> str:
+    """The message with which opening is refused."""
+    with pytest.raises(error, match=match) as caught:
+        open_log(url)
+    assert "s3cret" not in str(caught.value)
+    return str(caught.value)
+
+
+def opened(url: str) -> RedisLog:
+    log = open_log(url)
+    assert isinstance(log, RedisLog)
+    return log
+
+
+@contextlib.contextmanager
+def answering(answers: dict[bytes, bytes]) -> Generator[int]:
+    """The port of a server that answers a command (the key is in it) as told, and others with "OK"."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while heard := self.request.recv(65536):
+                    for command in re.split(rb"(?:^|(?<=\n))\*\d+\r\n", heard)[1:]:
+                        told = (answer for word, answer in answers.items() if word in command)
+                        self.request.sendall(next(told, b"+OK\r\n"))
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def locked_redis(tmp_path: Path) -> Generator[RedisServer]:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with running_redis(folder, password=PASSWORD) as server:
+        server.url = server.url.replace(PASSWORD, QUOTED)
+        yield server
+
+
+def test_nobody_who_listens_is_said(redis_url: str) -> None:
+    refused(f"redis://127.0.0.1:{free_port()}/0", LogUnavailable, "cannot be reached")
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis:/0", "redis://h/name", "redis://h:x/0", "redis://h/-1"]
+)
+def test_what_is_no_url_of_a_redis_is_refused(url: str) -> None:
+    refused(url, InvalidURL, "Redis URL")
+
+
+@pytest.mark.parametrize(
+    "option", ["colour=red", "require=luck", "retention=soon", "prefix=", "prefix=a{b"]
+)
+def test_options_that_cannot_be_are_refused(redis_url: str, option: str) -> None:
+    refused(f"{redis_url}?{option}", InvalidURL, option.partition("=")[0])
+
+
+def test_a_wrong_password_is_told_without_showing_it(locked_redis: RedisServer) -> None:
+    for secret in ("", ":s3cret-wrong@", "nobody:s3cret@"):
+        url = f"redis://{secret}127.0.0.1:{locked_redis.port}/0"
+        refused(url, InvalidURL, "user name or password")
+
+
+def test_a_database_that_is_not_there_is_told(redis_url: str) -> None:
+    refused(redis_url.removesuffix("/0") + "/99", InvalidURL, "no such database")
+
+
+def test_databases_and_prefixes_of_one_server_are_logs_of_their_own(redis_url: str) -> None:
+    async def check() -> None:
+        for number, other in enumerate(
+            (redis_url.removesuffix("/0") + "/7", f"{redis_url}?prefix=mine")
+        ):
+            one, two = (
+                await asyncio.to_thread(opened, redis_url),
+                await asyncio.to_thread(opened, other),
+            )
+            await one.open(f"own-{number}", producer=None, workflow="w")
+            assert f"own-{number}" not in {info.run_id for info in await two.list()}
+            await one.aclose()
+            await two.aclose()
+
+    asyncio.run(check())
+
+
+def test_what_is_no_redis_is_told() -> None:
+    with answering({b"": b"HTTP/1.1 400 Bad Request\r\n\r\n"}) as port:
+        refused(f"redis://127.0.0.1:{port}/0", NotALog, "is no Redis")
+
+
+def test_a_version_that_is_too_old_is_told() -> None:
+    info = b"# Server\r\nredis_version:5.0.14\r\nrun_id:1\r\n"
+    answers = {b"INFO\r\n": b"$%d\r\n%s\r\n" % (len(info), info)}
+    with answering(answers) as port:
+        refused(f"redis://127.0.0.1:{port}/0", NotALog, "5.0.14 is too old")
+
+
+def test_a_log_of_another_version_is_left_alone(redis_server: RedisServer) -> None:
+    redis_server.call("SET", "runstream:{/}:version", "runstream 99")
+    refused(redis_server.url, NotALog, "runstream 99")
+    redis_server.call("DEL", "runstream:{/}:version")
+    redis_server.call("LPUSH", "runstream:{/}:version", "of somebody else")
+    refused(redis_server.url, NotALog, "not of this version")
+    opened(f"{redis_server.url}?prefix=ours").close()
+
+
+def test_a_replica_is_refused(redis_server: RedisServer) -> None:
+    redis_server.call("REPLICAOF", "127.0.0.1", str(free_port()))
+    refused(redis_server.url, LogUnavailable, "replica")
+
+
+@pytest.mark.parametrize(
+    ("settings", "promise"),
+    [
+        ({"appendfsync": "everysec"}, "up to two seconds"),
+        ({"appendfsync": "no"}, "had not written yet"),
+        ({"appendonly": "no"}, "last snapshot"),
+        ({"maxmemory": "1gb", "maxmemory-policy": "allkeys-lru"}, "evicts"),
+    ],
+    ids=["everysec", "no", "no-file", "evicts"],
+)
+def test_a_server_that_may_lose_appends_says_so_and_is_refused_where_they_must_last(
+    redis_server: RedisServer, settings: dict[str, str], promise: str
+) -> None:
+    durable = f"{redis_server.url}?require=durable"
+    log = opened(durable)
+    assert "survives a power cut" in log.promise
+    log.close()
+    for name, value in settings.items():
+        assert redis_server.call("CONFIG", "SET", name, value) == "+OK"
+    refused(durable, InvalidURL, promise)
+    log = opened(redis_server.url)
+    assert promise in log.promise
+    log.close()
+
+
+async def test_a_password_is_in_no_log_error_or_repr(
+    locked_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = await asyncio.to_thread(opened, locked_redis.url)
+    shown = [repr(log), str(log), *map(repr, vars(log).values())]
+    await log.open("r", producer=None, workflow="w")
+    await asyncio.to_thread(locked_redis.kill)
+    with pytest.raises(LogUnavailable) as caught:
+        await log.info("r")
+    await log.aclose()
+    with pytest.raises(LogUnavailable) as again:
+        await asyncio.to_thread(open_log, locked_redis.url)
+    shown += [str(caught.value), repr(caught.value), repr(again.value), caplog.text]
+    assert not [text for text in shown if "s3cret" in text]
+
+
+async def test_a_log_keeps_to_three_connections(redis_server: RedisServer) -> None:
+    log = await asyncio.to_thread(opened, redis_server.url)
+    runs = [f"r{number}" for number in range(500)]
+    await asyncio.gather(*(log.open(run, producer=None, workflow="w") for run in runs))
+    waits = [asyncio.ensure_future(log.wait(run, after=0, timeout=60.0)) for run in runs]
+    channels = ""
+    while not channels.startswith("*500"):
+        channels = await asyncio.to_thread(redis_server.call, "PUBSUB", "CHANNELS")
+    clients = await asyncio.to_thread(redis_server.call, "CLIENT", "LIST")
+    assert clients.count("name=runstream") == 3
+    for wait in waits:
+        wait.cancel()
+    await log.aclose()
