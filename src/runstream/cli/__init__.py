@@ -16,6 +16,7 @@ from .options import Commands
 from .run import run
 from .serve import serve
 from .tail import tail
+from .token import token
 
 EXAMPLES = """\b
 Begin here:
@@ -35,7 +36,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, run, tail, ls, serve, chat, check):
+for command in (demo, run, tail, ls, serve, token, chat, check):
     runstream.add_command(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 from typing import Final, Protocol, cast
 from urllib.parse import parse_qsl
@@ -11,6 +10,7 @@ from urllib.parse import parse_qsl
 from ..errors import InvalidInput, InvalidURL
 from ..log import Log
 from ..settings import read_settings
+from ..time_span import parse_time_span
 
 # Scheme of the URL -> module. Strings, so that a backend's driver is imported only when it is used.
 _MODULES = {
@@ -27,8 +27,6 @@ _MODULES = {
 _SERVERS: Final = frozenset({"http", "https"})
 # Driver of a log for more machines than one -> the extra of this package that brings it.
 _EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres", "aiohttp": "http"}
-
-_RETENTION: Final = re.compile(r"([1-9][0-9]{0,8})([smhd])", re.ASCII)
 
 # Logs that this process stores by itself.
 EMBEDDED = frozenset({"memory", "sqlite"})
@@ -125,10 +123,12 @@ def retention_option(options: dict[str, str]) -> float | None:
         return read_settings().retention_s
     if text == "off":
         return None
-    found = _RETENTION.fullmatch(text)
-    if found is None:
-        raise InvalidURL(f"retention is a time like 90s, 30m, 12h or 7d, or off, not {text!r}")
-    return int(found[1]) * {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}[found[2]]
+    try:
+        return parse_time_span(text)
+    except InvalidInput:
+        raise InvalidURL(
+            f"retention is a time like 90s, 30m, 12h or 7d, or off, not {text!r}"
+        ) from None
 
 
 def requires_durable(options: dict[str, str]) -> bool:
