@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
+from itertools import repeat
 from typing import cast
 
 from .events import RESERVED_PREFIXES
@@ -113,8 +114,8 @@ class RecordQueue:
         entries = self.entries
         if not self._special:
             count = len(entries) if limit is None else min(len(entries), limit)
-            popleft = cast("deque[Draft]", entries).popleft
-            return [popleft() for _ in range(count)], []
+            queue = cast("deque[Draft]", entries)
+            return list(map(deque[Draft].popleft, repeat(queue, count))), []
         drafts: list[Draft] = []
         tickets: list[Future[bool]] = []
         while entries and (limit is None or len(drafts) < limit):

@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from operator import attrgetter
+from itertools import repeat
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,8 +42,6 @@ from .position import GONE, first_position, gap_behind
 from .record import Cursor, Origin, Record
 from .retry import Retry
 from .start import Start
-
-_run_id = attrgetter("run_id")
 
 # Between two attempts to read from a log that does not answer: soon enough to be unnoticed after a hiccup,
 # rare enough to leave a log in trouble alone. A follower tries for ever; who only wants what is stored gets
@@ -200,10 +198,10 @@ class Subscription:
         last = drafts[-1]
         if self._is_root and self._filter.is_open and last.run_id == self.run_id:
             origin = self._origins[self.run_id]
-            if {draft.run_id for draft in drafts} == {self.run_id}:
-                return [
-                    Record(seq, draft, origin) for seq, draft in enumerate(drafts, first_seq)
-                ], last.is_terminal
+            # Compared rather than put into a set: text that was just read has no hash yet.
+            if [draft.run_id for draft in drafts].count(self.run_id) == len(drafts):
+                seqs = range(first_seq, first_seq + len(drafts))
+                return list(map(Record, seqs, drafts, repeat(origin))), last.is_terminal
         records: list[Record] = []
         for seq, draft in enumerate(drafts, first_seq):
             if not self._is_root and draft.run_id != self.run_id:
