@@ -195,4 +195,24 @@ ROWS = (
         ),
         Program("ours.ingest_raw"),
     ),
+    Row(
+        "node_subscribe",
+        "the TypeScript client in Node over 1 000 000 stored records of a local server",
+        (
+            Figure("records_per_s", "records/s", "higher", target=100_000),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.node_subscribe"),
+    ),
+    Row(
+        "console_load",
+        "the console in Chromium: opened, then 5 000 records a second into an open run",
+        (
+            Figure("first_paint_ms", "ms to the first paint", "lower", target=1000),
+            Figure("size_kb", "KB gzipped, all files", "lower", target=200),
+            Figure("longest_task_ms", "ms, the longest task of the page", "lower", target=100),
+            Figure("long_tasks", "tasks over 50 ms", "lower"),
+        ),
+        Program("ours.console_load"),
+    ),
 )

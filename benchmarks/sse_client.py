@@ -24,7 +24,8 @@ class Connection:
     def __init__(self, port: int, path: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.sendall(
-            b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\n\r\n" % path.encode()
+            b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\n\r\n"
+            % path.encode()
         )
         self.frames = 0
         self.rest = b""
@@ -47,8 +48,7 @@ class Connection:
         # Chunk sizes are lines of their own, between frames or inside of one.
         text = re.sub(rb"\r\n[0-9a-f]+\r\n", b"", text)
         return [
-            int(found[1])
-            for found in re.finditer(rb"id: [a-z0-9]+\.(\d+)\nevent: token\n", text)
+            int(found[1]) for found in re.finditer(rb"id: [a-z0-9]+\.(\d+)\nevent: token\n", text)
         ]
 
 
