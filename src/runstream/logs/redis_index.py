@@ -154,7 +154,7 @@ class Index:
         share the log one does it at a time.
         """
         pause_s = max(min(retention_s / 10, LOOK_S_MAX), LOOK_S_MIN)
-        key = self._keys.retention
+        key = self._keys.retention(retention_s)
         while True:
             try:
                 # Held until the next look is due, so nobody else looks before.

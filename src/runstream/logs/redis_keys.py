@@ -32,9 +32,12 @@ class Keys:
         # Channels are one for all databases of a server.
         self._channels = f"{prefix}:{db}"
         self.version = f"{prefix}:{_INDEX}:version"
-        self.retention = f"{prefix}:{_INDEX}:retention"
         self.ends = f"{prefix}:{_INDEX}:ends"
         self.limits = f"{prefix}:{_INDEX}:limits"
+
+    def retention(self, seconds: float) -> str:
+        """Who looks for what has aged out, of those that keep runs for that time."""
+        return f"{self._prefix}:{_INDEX}:retention:{seconds:g}"
 
     def run(self, root: str) -> str:
         return f"{self._prefix}:{{{root}}}"

@@ -21,6 +21,10 @@ from typing import Final
 CHUNK_RECORDS_MAX: Final = 256
 CHUNK_SIZE_BYTES_MAX: Final = 256 * 1024
 
+# The answer to an append without a producer is kept this long, for its repetition: many times longer than
+# a call may take.
+ONCE_S: Final = 60
+
 # A call that a hanging server finds in its buffers after its caller has given up must do nothing: it
 # carries a time, in the server's own clock, after which it is void ("late").
 #
@@ -243,11 +247,11 @@ if producer then
     if owner == WHO then redis.call('HSET', H, 'e:' .. ROOT, make_lease(owner, epoch, counter + 1, times)) end
   end
 else
-  redis.call('SET', KEYS[5], text(last + 1) .. ' ' .. text(seq), 'EX', 600)
+  redis.call('SET', KEYS[5], text(last + 1) .. ' ' .. text(seq), 'EX', ONCE_S)
 end
 tell(seq)
 return with_ended({'ok', text(last + 1), text(seq), gen})
-"""
+""".replace("ONCE_S", str(ONCE_S))
 
 # ARGV: 9 the lease that was seen to lapse, 10 the record of a stall ('': without grace), 11 that of the
 # loss, 12 and 13 as 14 and 15 of an append.
