@@ -66,7 +66,9 @@ class ScriptedServer:
         self._tasks.add(task)
         line = Line(writer)
         try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            with contextlib.suppress(
+                OSError, asyncio.IncompleteReadError, asyncio.CancelledError
+            ):  # it went, or the test is over
                 while not line.is_cut:
                     request = await _read_request(reader)
                     self.requests.append(request)

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from runstream.batch import Batch
 from runstream.errors import (
     LogUnavailable,
 )
-from runstream.outbox import Batch, Outbox
+from runstream.outbox import Outbox
 from runstream.record import Draft
 
 PATIENCE_S = 10.0

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "admission",
         "api",
+        "batch",
         "bell",
         "child_outlet",
         "collector",

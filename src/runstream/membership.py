@@ -180,6 +180,9 @@ class Membership:
             )
         if refusal is None and not ticket.result():
             refusal = outlet.closed_by
+            # What an attachment could not publish has been counted, and warned of; a run's end matters.
+            if refusal is not None and self._outbox is not None and self._outbox.muted:
+                refusal = self._outbox.failing
         with contextlib.suppress(
             RunstreamError
         ):  # lost or ended meanwhile: nothing left to let go of

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-import msgspec
-
+from .batch import Batch, Counts, answer
 from .errors import LogUnavailable, QueueFull, RunEnded, RunstreamError
 from .log import Producer
 from .record import Draft
@@ -29,23 +28,6 @@ BLOCK_S: Final = 5.0
 GIVE_WAY_S: Final = 0.005
 
 logger = logging.getLogger(__name__)
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """Records on their way, and who waits for them to be stored."""
-
-    producer: Producer
-    drafts: list[Draft]
-    final: bool
-    tickets: list[Future[bool]]
-
-
-class Counts(msgspec.Struct):
-    """What became of an outbox's records."""
-
-    stored: int = 0
-    dropped: int = 0
-    failed: int = 0
 
 
 class Outbox:
@@ -121,6 +103,7 @@ class Outbox:
         self.counts = Counts()
         self.failing = None
         self.urgent = False
+        self.muted = False
         self._number = 0
         self._start(kick)
 
@@ -216,6 +199,9 @@ class Outbox:
             if self._sealed and self._sending is None:
                 ticket.set_result(not self._lost)
                 return ticket
+            if self.muted and not self._ending:
+                ticket.set_result(False)
+                return ticket
             self._queue.enter(ticket)
             self.urgent = True
             self._asked = True
@@ -241,6 +227,10 @@ class Outbox:
 
     def _make_room(self, draft: Draft) -> bool:
         """True if the draft may be queued, False if it has been dropped."""
+        if self.muted:
+            with self._lock:
+                self.counts.dropped += 1
+            return False
         if self.linger_s > 0 and not self.urgent:
             self.urgent = self._asked = True
             self._kick()
@@ -297,7 +287,7 @@ class Outbox:
         with self._lock:
             drafts, tickets = self._queue.pop(None)
             self.counts.dropped += len(drafts)
-        _answer(tickets, stored=not self._lost)
+        answer(tickets, stored=not self._lost)
         raise self._refusal()
 
     # --- the sender's side -----------------------------------------------------------------------
@@ -335,7 +325,7 @@ class Outbox:
         if late:
             self._warn(late, RunEnded("they came too late for the end of their run"))
         if not drafts:
-            _answer(tickets, stored=not self._lost)
+            answer(tickets, stored=not self._lost)
         return self._sending
 
     def _cut_after_end(self, drafts: list[Draft]) -> int:
@@ -364,6 +354,8 @@ class Outbox:
         """The log has the batch."""
         if self._sending is not batch:
             return  # it was given up meanwhile
+        if self.muted:
+            self.muted, self._watermark = False, self._half
         self._number += len(batch.drafts)
         self.counts.stored += len(batch.drafts)
         self.failing = None
@@ -371,7 +363,7 @@ class Outbox:
         if batch.final:
             # Behind the end there is only what came too late for it: no ticket is about that.
             self._seal(_ended(self.root_run_id), None, queued_in_time=False)
-        _answer(batch.tickets, stored=True)
+        answer(batch.tickets, stored=True)
 
     def refused(self, batch: Batch, error: RunstreamError) -> None:
         """The log will never take this batch, nor anything behind it."""
@@ -388,6 +380,26 @@ class Outbox:
         wake(waiters)
         if news:
             logger.warning("run %s: the log is failing, still trying: %s", self.run_id, error)
+
+    def mute(self, error: RunstreamError) -> bool:
+        """The log wants no records of ours: users' records are dropped from now on, those that wait
+        too, until it takes the batch that is on its way. Returns whether that is news.
+        """
+        with self._lock:
+            news = not self.muted
+            self.muted = True
+            self.failing = error
+            # From now on `put` looks twice at once.
+            self._watermark = 0
+            dropped, tickets = self._queue.drop_users()
+            self.counts.dropped += dropped
+            if self._sending is not None:
+                tickets += self._sending.tickets
+                self._sending.tickets.clear()
+            waiters = self._room.tell_all()
+        wake(waiters)
+        answer(tickets, stored=False)
+        return news
 
     def recovered(self) -> None:
         """The log answers again."""
@@ -422,7 +434,7 @@ class Outbox:
         wake(waiters)
         if lost or drafts:
             self._warn(len(lost) + len(drafts), error)
-        _answer([*(batch.tickets if batch else ()), *tickets], stored=not self._lost)
+        answer([*(batch.tickets if batch else ()), *tickets], stored=not self._lost)
 
     def _warn(self, count: int, error: RunstreamError) -> None:
         logger.warning("run %s: %d records could not be stored: %s", self.run_id, count, error)
@@ -430,9 +442,3 @@ class Outbox:
 
 def _ended(run_id: str) -> RunEnded:
     return RunEnded(f"run {run_id!r} has ended")
-
-
-def _answer(tickets: Iterable[Future[bool]], *, stored: bool) -> None:
-    for ticket in tickets:
-        if ticket.set_running_or_notify_cancel():
-            ticket.set_result(stored)

@@ -18,11 +18,12 @@ from typing import Final
 
 import msgspec
 
+from .batch import Counts
 from .context import Scope
 from .errors import LogUnavailable, RunEnded, RunstreamError
 from .log import ClosesNow, Log, PausesForFork
 from .logs import canonical_url, is_shared, open_log
-from .outbox import Counts, Outbox
+from .outbox import Outbox
 from .publisher import Publisher, new_producer_id
 from .settings import Settings, read_settings
 from .worker_threads import WorkerThreads

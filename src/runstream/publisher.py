@@ -11,24 +11,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .errors import LeaseLost, LogClosed, LogUnavailable, RunstreamError
+from .batch import Batch
+from .errors import (
+    Forbidden,
+    LeaseLost,
+    LogClosed,
+    LogUnavailable,
+    RunstreamError,
+    StreamingOff,
+    Unauthorized,
+)
 from .keeper import Keeper
 from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
-from .logs import is_embedded
+from .logs import is_embedded, with_secrets_hidden
 from .loop_watch import LoopWatch
-from .outbox import Batch, Outbox
+from .outbox import Outbox
 from .portal import Portal
 from .settings import Overflow, Settings
+
+logger = logging.getLogger(__name__)
 
 # The first pause after a log did not answer, and the longest: soon enough to be unnoticed when it was a
 # hiccup, rare enough to leave a log in trouble alone.
 RETRY_S: Final = 0.05
 RETRY_S_MAX: Final = 2.0
+# A server that wants none of our records is asked again after this time: a token may be renewed, and a
+# switch turned; until then nobody is bothered.
+MUTED_S: Final = 15.0
+_REFUSING: Final = (StreamingOff, Unauthorized, Forbidden)
 # A lease is renewed this many times before it lapses, so that one or two slow commits do no harm.
 RENEWALS_PER_LEASE: Final = 3
 
@@ -198,6 +214,17 @@ class Publisher:
         if isinstance(outcome, LogUnavailable):
             outbox.failed(outcome)
             return False
+        if isinstance(outcome, _REFUSING):
+            if outbox.mute(outcome):
+                logger.warning(
+                    "run %s: %s. Records of this process for %s are dropped; it is asked again every "
+                    "%g s. Give another token (RUNSTREAM_TOKEN), or have streaming switched on there.",
+                    outbox.run_id,
+                    outcome,
+                    with_secrets_hidden(self.url),
+                    MUTED_S,
+                )
+            return False
         self._pauses.pop(outbox, None)
         if isinstance(outcome, Appended):
             outbox.stored(batch)
@@ -208,6 +235,8 @@ class Publisher:
         return True
 
     def _pause(self, outbox: Outbox) -> float:
+        if outbox.muted:
+            return MUTED_S
         pause = min(self._pauses.get(outbox, RETRY_S / 2) * 2, RETRY_S_MAX)
         self._pauses[outbox] = pause
         return pause
@@ -248,7 +277,7 @@ class Publisher:
             await asyncio.sleep(lease.lease_s / RENEWALS_PER_LEASE)
             try:
                 await self.log.renew(run_id, owner=lease.owner, epoch=opened.epoch)
-            except LogUnavailable as error:
+            except (LogUnavailable, *_REFUSING) as error:
                 outbox.failed(error)
             except LeaseLost as error:
                 outbox.close(error)

@@ -132,6 +132,27 @@ class RecordQueue:
                 tickets.append(entry)
         return drafts, tickets
 
+    def drop_users(self) -> tuple[int, list[Future[bool]]]:
+        """Take every user's record out, and the tickets: how many records that were. What else waits
+        keeps its order.
+        """
+        kept: list[Entry] = []
+        tickets: list[Future[bool]] = []
+        dropped = 0
+        # Entry by entry: others append without the lock meanwhile.
+        for _ in range(len(self.entries)):
+            entry = self.entries.popleft()
+            if isinstance(entry, Future):
+                tickets.append(entry)
+            elif _is_users(entry):
+                dropped += 1
+            else:
+                kept.append(entry)
+        self.entries.extendleft(reversed(kept))
+        self._special -= len(tickets)
+        self._drop_from = 0
+        return dropped, tickets
+
     def settle_slots(self) -> None:
         """Nothing here will be sent by this process (it was forked): make no slot wait for it."""
         for entry in self.entries:

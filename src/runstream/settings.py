@@ -26,8 +26,8 @@ Overflow = Literal["block", "drop_oldest", "raise"]
 
 # Records that wait in a process to be stored. At 1 µs a publish this is a few milliseconds of burst.
 QUEUE_RECORDS_MAX = 4096
-# Records in one request to a remote log; the server refuses more than 1 000.
-PUBLISH_BATCH_SIZE = 64
+# Records in one request to a remote log, at most: what waits goes together. A server takes no more.
+PUBLISH_BATCH_SIZE = 1000
 PUBLISH_BATCH_SIZE_MAX = 1000
 # Finished runs are removed after this time (seconds): generous, but not for ever.
 RETENTION_S = 30 * 24 * 3600.0

@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from ..admission import check_batch, check_limit, check_open
 from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
-from ..errors import InvalidInput, InvalidURL, LeaseHeld, RunNotFound
+from ..errors import InvalidInput, InvalidURL, LeaseHeld, RequestTooLarge, RunNotFound
 from ..events_query import EventsQuery, encode_events_query
 from ..filter import Filter
 from ..log import (
@@ -170,18 +170,34 @@ class HttpLog:
         for start, events in parts:
             last = start == parts[-1][0]
             sender = producer and Producer(producer.id, producer.epoch, producer.number + start)
+            stored = await self._send_part(path, events, sender, final=final and last)
+            first_seq = first_seq if start else stored.first_seq
+            last_seq = stored.last_seq
+            duplicates += stored.duplicates
+        return Appended(first_seq, last_seq, duplicates)
+
+    async def _send_part(
+        self, path: str, events: Sequence[bytes], producer: Producer | None, *, final: bool
+    ) -> Appended:
+        """One request; or several, where something before the server takes only smaller ones."""
+        try:
             answer = await self._transport.call(
                 "POST",
                 path,
-                body=encode_append(events, sender, final=final and last),
+                body=encode_append(events, producer, final=final),
                 repeatable=producer is not None,
             )
-            stored = read_appended(answer.body)
-            first_seq = first_seq if start else stored.first_seq
-            last_seq = stored.last_seq
+        except RequestTooLarge:
+            if producer is None or len(events) == 1:
+                raise
+            half = len(events) // 2
+            parts = [(0, events[:half]), (half, events[half:])]
+            return await self._send(path, parts, producer, final=final)
+        stored = read_appended(answer.body)
+        if answer.unsure and stored.last_seq:
             # What our own first attempt stored is no duplicate of anything the caller sent before.
-            duplicates += stored.duplicates if not (answer.unsure and stored.last_seq) else 0
-        return Appended(first_seq, last_seq, duplicates)
+            return Appended(stored.first_seq, stored.last_seq)
+        return stored
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
