@@ -5,6 +5,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from asgi_call import call
+from runstream.logs.memory import MemoryLog
+from runstream.server.app import create_app
 from runstream.server.metrics import Lag, Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +78,33 @@ def test_requests_are_counted_by_pattern_and_strangers_cannot_add_labels() -> No
     requests = [name for name in found if name.startswith("runstream_requests_total")]
     assert len(requests) == 2
     assert found["runstream_request_seconds_count[('route', 'none')]"] == 100
+
+
+async def test_a_server_counts_what_is_stored_once_and_what_producers_dropped() -> None:
+    metrics = Metrics()
+    app = create_app(MemoryLog(), metrics=metrics)
+    json = {"content-type": "application/json", "accept": "text/event-stream"}
+    await call(app, "PUT", "/v1/runs/r", json, b'{"workflow": "w"}')
+    batch = (
+        b'{"producer": {"id": "p", "epoch": 0, "number": 1}, "events": ['
+        b'{"kind": "stream.dropped", "data": {"count": 41, "reason": "queue_full"}},'
+        b'{"kind": "stream.dropped", "data": "not ours"},'
+        b'{"kind": "stream.dropped", "data": {"count": -5}},'
+        b'{"kind": "note", "data": {"count": 7}}]}'
+    )
+    for _ in range(2):
+        assert (await call(app, "POST", "/v1/runs/r/events", json, batch)).status == 200
+    end = b'{"events": [{"kind": "run.completed"}], "final": true}'
+    assert (await call(app, "POST", "/v1/runs/r/events", json, end)).status == 200
+    assert (await call(app, "GET", "/v1/runs/r/events", json)).status == 200
+    found = figures(metrics)
+    assert found["runstream_records_in_total"] == 5
+    assert found["runstream_records_dropped_total"] == 41
+    assert found["runstream_records_out_total"] == 5
+    assert found["runstream_bytes_out_total"] > 5 * 100
+    assert found["runstream_subscriptions_total"] == 1
+    assert found["runstream_subscribers"] == 0
+    await app.stop()
 
 
 def test_two_servers_in_one_process_count_apart() -> None:

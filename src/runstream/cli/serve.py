@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +74,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Pages of this origin may call the server; may be given several times.",
 )
 @click.option("--no-streaming", is_flag=True, help="Switch streaming off: event routes answer 501.")
+@click.option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning", "error")),
+    default="warning",
+    show_default=True,
+    help="What is told on stderr; from info on, each request.",
+)
+@click.option("--log-json", is_flag=True, help="Tell it as JSON, one object a line.")
 @url_option
 @debug_option
 def serve(
@@ -95,12 +102,12 @@ def serve(
     try:
         # Not at the top: what they import is an extra, and would slow down every other command.
         from ..server import app as server_app  # noqa: PLC0415
-        from ..server import credentials, serving, site  # noqa: PLC0415
+        from ..server import credentials, log_lines, serving, site  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise InvalidInput(
             "serving needs more packages: pip install 'runstream[server]'"
         ) from error
-    logging.basicConfig(level=logging.WARNING, format="runstream: %(levelname)s %(message)s")
+    log_lines.set_up_logging(options["log_level"], as_json=options["log_json"])
     settings = read_settings()
     log_url = url or settings.url
     listening = serving.Listening(

@@ -27,10 +27,12 @@ from .answers import INTERNAL, problem_for, send_problem
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
+from .request_log import PRINCIPAL, log_request
 from .retention import enforce_retention
 from .routes import ROUTES, RUN_ID, Route
 from .routing import Router
 from .site import ServerOptions, Site
+from .tracing import Tracing, find_tracing
 from .workflows import Workflows
 
 # Work that goes on as long as the server does; it ends when it is cancelled.
@@ -65,6 +67,7 @@ class App:
         self._router = Router(routes)
         self._requests = with_cors(self._request, options.cors_origins)
         self._site: Site | None = None
+        self._tracing: Tracing | None = None
         self._starting = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
         self._active = 0
@@ -81,6 +84,7 @@ class App:
         """
         async with self._starting:
             if self._site is None:
+                self._tracing = find_tracing()
                 log = self._log
                 if isinstance(log, str):
                     log = await asyncio.to_thread(process.acquire_log, log)
@@ -165,6 +169,8 @@ class App:
         began_s = time.perf_counter()
         status = 0
         pattern = "none"
+        parts: dict[str, str] = {}
+        span = None if self._tracing is None else self._tracing.begin(scope)
 
         def noting(message: Message) -> Any:
             nonlocal status
@@ -183,7 +189,11 @@ class App:
                 raise
             await send_problem(noting, error)
         finally:
-            site.metrics.answered(pattern, scope["method"], status, time.perf_counter() - began_s)
+            seconds = time.perf_counter() - began_s
+            site.metrics.answered(pattern, scope["method"], status, seconds)
+            log_request(scope, pattern, status, seconds)
+            if span is not None:
+                span.end(pattern, parts.get(RUN_ID), status)
 
     async def _serve(
         self,
@@ -198,6 +208,7 @@ class App:
         principal: Principal = Everyone()
         if route.permission is not None:
             principal = site.access.identify(scope)
+            scope[PRINCIPAL] = principal.name
             if run_id is not None:
                 check_run_id(run_id)
             if not route.asks_itself:

@@ -6,6 +6,7 @@ is stored byte for byte as it came.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -57,7 +58,15 @@ class _Append(msgspec.Struct, forbid_unknown_fields=True):
 
 _Check: TypeAlias = Callable[[msgspec.Raw], msgspec.Raw]
 
+
+class _Dropped(msgspec.Struct):
+    """The payload of a `stream.dropped`, as far as it is counted."""
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=INDEX_MAX)] = 0
+
+
 _APPEND: Final = msgspec.json.Decoder(_Append)
+_DROPPED: Final = msgspec.json.Decoder(_Dropped)
 _encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
@@ -87,7 +96,10 @@ async def append_events(
     if _tell_of_lifecycle(events) and (producer is None or producer.epoch == 0):
         await _require_unheld(site, run_id)
     stored = await site.intake.append(run_id, drafts, producer=producer, final=asked.final)
-    site.metrics.appended(len(drafts), len(body), time.perf_counter() - began_s)
+    new = len(drafts) - stored.duplicates
+    site.metrics.appended(new, len(body), time.perf_counter() - began_s)
+    if new and DROPPED.encode() in body:
+        site.metrics.dropped(_dropped(events))
     answer = AppendedEvents(stored.first_seq, stored.last_seq, stored.duplicates)
     await send_body(send, 200, _encode(answer), JSON.encode())
 
@@ -169,6 +181,17 @@ def _tell_of_lifecycle(events: list[_Event]) -> bool:
     # All are looked at, because each of them must be one that can be stored.
     told = [_is_lifecycle(kind) for kind in {event.kind for event in events}]
     return any(told)
+
+
+def _dropped(events: list[_Event]) -> int:
+    """How many records the producer says it has dropped."""
+    count = 0
+    for event in events:
+        if event.kind == DROPPED:
+            # What anyone may send need not have the form that our clients send.
+            with contextlib.suppress(msgspec.MsgspecError):
+                count += _DROPPED.decode(event.data).count
+    return count
 
 
 async def _require_family(
