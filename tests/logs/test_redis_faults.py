@@ -11,8 +11,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from runstream.conformance.check import collect, ending, notes, numbers_of, read_all, subscribe
-from runstream.errors import LogUnavailable, RunNotFound
+from runstream.conformance.check import (
+    collect,
+    ending,
+    new_name,
+    notes,
+    numbers_of,
+    read_all,
+    subscribe,
+)
+from runstream.errors import InvalidInput, InvalidPosition, LogUnavailable, RunNotFound
 from runstream.log import Appended, LeaseClaim, Log, Producer
 from runstream.logs import open_log
 from runstream.record import Cursor, Draft, Record
@@ -264,3 +272,19 @@ async def test_a_durable_server_keeps_its_generations_when_it_is_restarted(
         await log.append("r", notes("r", [1]))
         page = await log.read("r", after=Cursor(before, 0))
         assert numbers_of(page.drafts) == [0, 1]
+
+
+async def test_what_cannot_be_sent_is_refused_alone(redis_url: str) -> None:
+    run = new_name()
+    async with opened(redis_url) as log:
+        await log.open(run, producer=None, workflow="w")
+        odd = log.append(run, notes(run, [0]), producer=Producer("\ud800", 0, 1))
+        good = log.append(run, notes(run, [1]), producer=Producer("p", 0, 1))
+        refused, stored = await asyncio.gather(odd, good, return_exceptions=True)
+        assert isinstance(refused, InvalidInput)
+        assert stored == Appended(1, 1)
+        await log.wait("\ud800", after=0, timeout=0.01)
+        with pytest.raises(RunNotFound):
+            await log.info("\ud800")
+        with pytest.raises(InvalidPosition):
+            await log.read(run, after=Cursor(None, 10**30))

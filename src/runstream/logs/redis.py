@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from ..admission import check_limit, check_open
 from ..bell import Bell
-from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
+from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -37,7 +37,7 @@ from ..record import Cursor, Draft
 from ..retention import Retention
 from . import redis_records, refuse_unknown, requires_durable, retention_option
 from .redis_index import Index
-from .redis_keys import VERSION, Keys, workflow_of
+from .redis_keys import VERSION, Keys, known_run_id, workflow_of
 from .redis_nodes import Address, Nodes
 from .redis_runs import Runs
 from .redis_scripts import TRIM
@@ -103,7 +103,7 @@ class RedisLog:
             self._portal.close()
             raise
         self._wakeups = Wakeups(
-            address.connection,
+            self._nodes.some_connection,
             keys.channel,
             self._bell,
             self._look_at if self._nodes.is_cluster else None,
@@ -224,19 +224,19 @@ class RedisLog:
 
     def _finish(self, root: str, ended: Sequence[bytes]) -> None:
         """Runs have ended: tell the index, behind the caller's back (it can do without)."""
-        for at in range(0, len(ended), 3):
-            run_id, status, what = ended[at : at + 3]
-            task = asyncio.ensure_future(self._tell_index(run_id.decode(), root, status, what))
+        for at in range(0, len(ended), 4):
+            run_id, status, what, when = (part.decode() for part in ended[at : at + 4])
+            task = asyncio.ensure_future(
+                self._tell_index(run_id, root, workflow_of(what), status, int(when))
+            )
             self._work.add(task)
             task.add_done_callback(self._work.discard)
 
-    async def _tell_index(self, run_id: str, root: str, status: bytes, what: bytes) -> None:
+    async def _tell_index(
+        self, run_id: str, root: str, workflow: str, status: str, ended: int
+    ) -> None:
         with contextlib.suppress(LogUnavailable, LogClosed):
-            info = await self._streams.find_at(root, run_id)
-            if info is not None and info.ended is not None:
-                await self._index.finish(
-                    run_id, root, workflow_of(what), status.decode(), info.ended
-                )
+            await self._index.finish(run_id, root, workflow, status, ended)
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
@@ -272,6 +272,10 @@ class RedisLog:
 
     async def _look(self, run_id: str) -> Tail | str | None:
         """Hear of a stream from now on, and look at its end; of a child, where its root is."""
+        try:
+            known_run_id(run_id)
+        except RunNotFound:
+            return None  # nor can there ever be
         await self._wakeups.listen(run_id)
         info = await self._streams.find(run_id)
         if info is None:

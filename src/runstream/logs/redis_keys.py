@@ -130,9 +130,9 @@ def run_info(run_id: str, root: str, fields: Sequence[bytes | None]) -> RunInfo:
     )
 
 
-def workflow_of(what: bytes) -> str:
+def workflow_of(what: str) -> str:
     """The workflow in a run's field `r:`."""
-    return what.decode().split("\n")[1]
+    return what.split("\n")[1]
 
 
 def lease_text(lease: Lease) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from redis.exceptions import (
     AskError,
     ClusterDownError,
+    DataError,
     MovedError,
     NoScriptError,
     OutOfMemoryError,
@@ -28,7 +29,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ..errors import LogClosed, LogUnavailable, RunstreamError
+from ..errors import InvalidInput, LogClosed, LogUnavailable, RunstreamError
 from .redis_server import Server, Wire, meet, refusal
 
 # A call is given up after this time: longer than a server that is restarted, or a failover, needs; short
@@ -199,27 +200,35 @@ class Line:
             await self.connect()
         connection, server = self._connection, self.server
         assert connection is not None and server is not None  # noqa: S101, PT018 - connected above
-        commands: list[Command] = []
-        size = chosen = 0
-        for call in group:
-            command = call.make(server, server.time_us(call.deadline))
-            size += sum(len(part) for part in command if not isinstance(part, int))
-            if size > GROUP_SIZE_BYTES_MAX and chosen:
-                break
-            if call.asking:
-                commands.append(("ASKING",))
-            commands.append(command)
-            chosen += 1
-        while len(group) > chosen:
-            self._calls.appendleft(group.pop())
+        packed = self._pack(connection, server, group)
         async with asyncio.timeout(REPLY_S_MAX):
-            await connection.send_packed_command(
-                connection.pack_commands(commands), check_health=False
-            )
+            await connection.send_packed_command(packed, check_health=False)
             while group:
                 # It leaves the group when it needs this line no more.
                 await self._take_reply(connection, group[0])
                 group.popleft()
+
+    def _pack(self, connection: Wire, server: Server, group: deque[Call]) -> list[bytes]:
+        """What to send; what does not fit, or cannot be sent, leaves the group."""
+        packed: list[bytes] = []
+        size, fitting = 0, deque[Call]()
+        while group and (size < GROUP_SIZE_BYTES_MAX or not fitting):
+            call = group.popleft()
+            command = call.make(server, server.time_us(call.deadline))
+            try:
+                parts = connection.pack_commands(
+                    [("ASKING",), command] if call.asking else [command]
+                )
+            except (UnicodeError, DataError) as error:
+                call.fail(InvalidInput(f"Redis cannot be given that: {error}"))
+                continue
+            packed += parts
+            size += sum(map(len, parts))
+            fitting.append(call)
+        self._calls.extendleft(reversed(group))
+        group.clear()
+        group.extend(fitting)
+        return packed
 
     async def _take_reply(self, connection: Wire, call: Call) -> None:
         try:

@@ -104,16 +104,12 @@ class Nodes:
         self._moved: dict[int, str] = {}
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
+        self._turn = -1
         self.server: Server | None = None
 
     @property
     def is_cluster(self) -> bool:
         return bool(self._ranges)
-
-    @property
-    def seed(self) -> Address:
-        """The server that the URL names."""
-        return self._seed
 
     async def connect(self) -> Server:
         """Meet the server of the URL. Raises what is wrong with it, or with the URL."""
@@ -122,6 +118,16 @@ class Nodes:
         if self.server.is_cluster:
             await self._load_map()
         return self.server
+
+    def some_connection(self) -> Wire:
+        """A new connection to some node, another one each time: one of them may be gone."""
+        self._turn += 1
+        known = self._known()
+        return self._address_of(known[self._turn % len(known)]).connection()
+
+    def _known(self) -> list[str]:
+        addresses = (address for _, _, address in self._ranges)
+        return list(dict.fromkeys([str(self._seed), *addresses]))
 
     async def call(self, key: str, make: MakeCommand, use: Use = "write") -> Any:
         """The reply to a command on that key. Raises LogUnavailable, LogClosed."""
@@ -185,8 +191,7 @@ class Nodes:
 
     async def _load_map(self) -> None:
         """Ask whichever node answers which slots each of them has."""
-        known = dict.fromkeys([str(self._seed), *(address for _, _, address in self._ranges)])
-        for address in known:
+        for address in self._known():
             place = self._address_of(address)
             connection = place.connection()
             try:

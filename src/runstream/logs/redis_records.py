@@ -22,6 +22,7 @@ from .redis_streams import Streams, new_token
 
 # Records of large payloads make a short page: it is held in memory whole, once for each reader.
 PAGE_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
+SEQ_MAX: Final = 2**53
 
 
 async def append(
@@ -109,7 +110,8 @@ def _refuse_children(root: str, drafts: Sequence[Draft], statuses: Sequence[byte
 
 async def read(streams: Streams, run_id: str, after: Cursor, limit: int) -> Page:
     """As the contract has it; the limit has been checked."""
-    args = (after.seq, limit, PAGE_SIZE_BYTES_MAX)
+    # (A number beyond what Lua counts exactly is beyond every stream, too.)
+    args = (min(after.seq, SEQ_MAX), limit, PAGE_SIZE_BYTES_MAX)
     root, answer = await streams.call(READ, run_id, lambda _: args, use="read")
     info = run_info(run_id, root, answer[1:7])
     check_position(info, after)

@@ -98,6 +98,7 @@ local function set_status(run, word, ends)
     ended[#ended + 1] = run
     ended[#ended + 1] = word
     ended[#ended + 1] = redis.call('HGET', H, 'r:' .. run)
+    ended[#ended + 1] = NOW
   end
 end
 

@@ -112,6 +112,9 @@ class Wakeups:
             except (RedisError, OSError) as error:
                 # The next one subscribes to everything again; `listen` waits for it.
                 logger.debug("the wake-up connection broke: %s", error)
+            except Exception:
+                # Not a fault that we know; readers still come back to look, only later.
+                logger.exception("the wake-up connection failed")
             finally:
                 self._connection = None
                 self._forget_all()
