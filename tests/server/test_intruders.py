@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,15 @@ VERBS = ("open", "append", "read", "wait", "info", "renew", "release", "expire",
 
 
 class WatchedLog(MemoryLog):
-    """A memory log that tells which of its verbs were used."""
+    """A memory log that tells which of its verbs requests have used; background work has other tasks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.used: list[str] = []
+        self.asking: object = None
 
     def __getattribute__(self, name: str) -> Any:
-        if name in VERBS:
+        if name in VERBS and asyncio.current_task() is self.asking:
             object.__getattribute__(self, "used").append(name)
         return super().__getattribute__(name)
 
@@ -94,10 +95,11 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> Place:
+async def place(tmp_path: Path) -> AsyncGenerator[Place]:
     made = Place(tmp_path)
     await made.fill()
-    return made
+    yield made
+    await made.app.stop()
 
 
 def name(route: Route) -> str:
@@ -111,11 +113,12 @@ def path_of(route: Route, run_id: str) -> str:
 async def ask(
     place: Place, route: Route, run_id: str, token: str | None, query: str = ""
 ) -> Answer:
-    """The request as an intruder sends it; nothing of the background's work may look like it."""
+    """The request as an intruder sends it."""
     headers = {"accept": "application/json", "content-type": "application/json"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     place.log.used.clear()
+    place.log.asking = asyncio.current_task()
     return await call(place.app, route.method, path_of(route, run_id), headers, b"{}", query=query)
 
 
@@ -257,6 +260,7 @@ async def request(
     headers["authorization"] = f"Bearer {key}"
     sent = b"" if body is None else json.dumps(body).encode()
     place.log.used.clear()
+    place.log.asking = asyncio.current_task()
     return await call(place.app, method, path, headers, sent, query=query)
 
 
@@ -278,6 +282,14 @@ async def test_lists_show_only_what_may_be_read(place: Place) -> None:
     assert pages[0].status == 403
 
 
+async def test_a_request_that_is_let_in_shows_in_what_the_log_was_asked(place: Place) -> None:
+    (route,) = [one for one in GUARDED if name(one) == "GET /v1/runs/{run_id}"]
+    key = place.key("runs:read")
+    place.restart()
+    assert (await ask(place, route, "mine-1", key)).status == 200
+    assert place.log.used == ["info"]
+
+
 async def test_a_child_cannot_be_put_into_a_run_of_others(place: Place) -> None:
     key = place.key("runs:write", runs=("mine-*",))
     place.restart()
@@ -290,6 +302,20 @@ async def test_a_child_cannot_be_put_into_a_run_of_others(place: Place) -> None:
     assert answers[0] == answers[1]
     assert answers[0].status == 403
     assert place.log.used == []
+
+
+async def test_a_workflow_cannot_be_started_as_a_run_of_others(place: Place) -> None:
+    key = place.key("runs:start", "runs:read", runs=("mine-*",))
+    place.restart()
+    answers = [
+        await request(place, key, "POST", "/v1/workflows/w/runs", {"run_id": run_id})
+        for run_id in ("theirs-1", "theirs-2")
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0].status == 403
+    assert place.log.used == []
+    mine = await request(place, key, "POST", "/v1/workflows/w/runs", {"run_id": "mine-1"})
+    assert mine.json["code"] == "workflow_not_found"
 
 
 async def with_family(place: Place) -> str:
