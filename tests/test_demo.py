@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -16,7 +17,9 @@ from runstream.demo import NOTES, STORIES, Demo
 
 TALES = {generation: " ".join(story) for generation, story in STORIES.items()}
 SIGNS = ("flashes", "bells")
-FAST = ("demo", "--once", "--speed", "200")
+SERVED = ("demo", "--once", "--speed", "200")
+# Most of what the demo says has nothing to do with how the records travel.
+FAST = (*SERVED, "--no-server")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +133,7 @@ def test_the_commands_that_it_prints_follow_it_again(sqlite_url: str) -> None:
             timeout=60,
         ).stdout
         for line in text.splitlines()
-        if line.startswith("  ") and " -m runstream " in line
+        if line.startswith("  ") and " -m runstream " in line and " serve" not in line
     ]
     total = len(everything.splitlines())
     assert f"{total} records are stored" in text
@@ -153,10 +156,36 @@ def test_the_python_that_it_prints_follows_it_again(sqlite_url: str) -> None:
     assert f"{len(result.stdout.splitlines())} records are stored" in text
 
 
+def test_it_runs_through_a_server_whose_events_curl_can_follow(sqlite_url: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "runstream", "demo", "--once", "--url", sqlite_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment("memory:"),
+    ) as demo:
+        assert demo.stdout is not None
+        _, console, events = (demo.stdout.readline() for _ in range(3))
+        page = urllib.request.urlopen(console.split()[1].partition("#")[0]).read()
+        curl = shlex.split(events.removeprefix("events:"))
+        said = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=60).stdout
+        rest = demo.stdout.read()
+    assert b"<title>Runstream</title>" in page
+    assert "event: run.completed" in said
+    assert said.count("\nevent: token\n") > 50
+    assert "records are stored" in rest
+    assert demo.returncode == 0
+
+
+def test_without_a_server_it_writes_straight_into_the_log(sqlite_url: str) -> None:
+    text = run_command(sqlite_url, *FAST).stdout
+    assert "records are stored" in text
+    assert "http:" not in text
+
+
 def test_in_a_terminal_it_draws_both_stories_and_ends_by_itself_when_told_so(
     sqlite_url: str,
 ) -> None:
-    shown = run_in_terminal(sqlite_url, *FAST)
+    shown = run_in_terminal(sqlite_url, *SERVED)
     assert shown.returncode == 0
     assert "\x1b[" in shown.text
     for part in (
@@ -167,6 +196,7 @@ def test_in_a_terminal_it_draws_both_stories_and_ends_by_itself_when_told_so(
         "log-book",
         "records/s",
         "tail latest",
+        "In a browser:",
         "tell",
     ):
         assert part in shown.text.replace("\r\n", " ")

@@ -1,5 +1,5 @@
-"""`runstream demo`: the main job in one look. A workflow runs, this terminal follows it live, and at the end
-it says what was stored and how to follow it again.
+"""`runstream demo`: the main job in one look. A workflow publishes through a server, this terminal follows it
+live over SSE, and at the end it says what was stored and how to follow it again.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Final
 
 import click
@@ -23,6 +25,7 @@ from ..run import new_run_id
 from ..settings import default_url, read_settings
 from ..streams import Streams
 from .demo_lines import PlainLines
+from .demo_server import DemoServer, can_serve
 from .exit_codes import INTERRUPTED
 from .options import debug_option, url_option
 from .run_views import LiveView
@@ -53,28 +56,58 @@ Examples:
     metavar="X",
     help="X times as fast. Default: 1, which takes about six seconds.",
 )
+@click.option(
+    "--server/--no-server",
+    default=None,
+    help="Through a server, with a page for browsers, or straight into the log. Default: through a "
+    "server, if the extras `server` and `http` are installed.",
+)
 @url_option
 @debug_option
 @click.pass_context
-def demo(context: click.Context, once: bool, speed: float, url: str | None) -> None:
+def demo(
+    context: click.Context, once: bool, speed: float, server: bool | None, url: str | None
+) -> None:
     """See a workflow run live: steps, tokens, progress and tasks, published, stored and followed.
 
-    Two stories are written at the same time. This terminal follows the run through the log, as any
-    other would; at the end it says what was stored, and how to follow it again.
+    Two stories are written at the same time. This terminal follows the run as any other would, over
+    HTTP; a browser can, too. At the end it says what was stored, and how to follow it again.
     """
     url = url or read_settings().url
     console = make_console()
     asks = not once and sys.stdin.isatty() and is_watched(console)
-    while True:
-        run_id = new_run_id()
-        try:
-            asyncio.run(_show(console, url, run_id, speed))
-        except KeyboardInterrupt:
-            again = command_line("tail", run_id, url=url)
-            click.echo(f"\nStopped: the run is stored as cancelled.\nSee it:  {again}", err=True)
-            context.exit(INTERRUPTED)
-        if not (asks and _wants_more(console)):
-            return
+    if server is None:
+        server = can_serve() and not url.startswith(_NOT_SERVED)
+    with DemoServer(url) if server else nullcontext() as serving:
+        way = Way(url, serving)
+        while True:
+            run_id = new_run_id()
+            try:
+                asyncio.run(_show(console, way, run_id, speed))
+            except KeyboardInterrupt:
+                again = command_line("tail", run_id, url=url)
+                click.echo(
+                    f"\nStopped: the run is stored as cancelled.\nSee it:  {again}", err=True
+                )
+                context.exit(INTERRUPTED)
+            if not (asks and _wants_more(console)):
+                return
+
+
+# A memory log is in one process alone, and a server needs no other one in front.
+_NOT_SERVED: Final = ("memory:", "http:", "https:")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the records get from the run into the log and to this terminal."""
+
+    log_url: str
+    server: DemoServer | None
+
+    @property
+    def url(self) -> str:
+        return self.log_url if self.server is None else self.server.url
 
 
 def _wants_more(console: Console) -> bool:
@@ -86,11 +119,11 @@ def _wants_more(console: Console) -> bool:
     return True
 
 
-async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
-    async with connect(url) as streams:
+async def _show(console: Console, way: Way, run_id: str, speed: float) -> None:
+    async with connect(way.url) as streams:
         begun_s = time.monotonic()
-        handler = Demo().run(run_id=run_id, url=url, speed=speed)
-        show = _draw(console, handler, url) if can_redraw(console) else _tell(handler, url)
+        handler = Demo().run(run_id=run_id, url=way.url, speed=speed)
+        show = _draw(console, handler, way) if can_redraw(console) else _tell(handler, way)
         showing = asyncio.ensure_future(show)
         try:
             await asyncio.shield(showing)
@@ -98,12 +131,14 @@ async def _show(console: Console, url: str, run_id: str, speed: float) -> None:
             await handler.cancel_run("Ctrl-C")
             await showing
             raise
-        await _sum_up(console, streams, run_id, url, time.monotonic() - begun_s)
+        await _sum_up(console, streams, run_id, way, time.monotonic() - begun_s)
 
 
-async def _draw(console: Console, handler: Handler, url: str) -> None:
+async def _draw(console: Console, handler: Handler, way: Way) -> None:
     """Follow the run on the whole screen."""
-    hint = "Another terminal can follow it now:  " + command_line("tail", "latest", url=url)
+    hint = "Another terminal can follow it now:  " + command_line("tail", "latest", url=way.log_url)
+    if way.server is not None:
+        hint = f"In a browser:  {way.server.console_url(handler.run_id)}\n{hint}"
     view = LiveView(console, Seen(handler.run_id), f"runstream demo  run {handler.run_id}", hint)
     frames = asyncio.create_task(view.animate())
     try:
@@ -114,9 +149,12 @@ async def _draw(console: Console, handler: Handler, url: str) -> None:
         view.close()
 
 
-async def _tell(handler: Handler, url: str) -> None:
+async def _tell(handler: Handler, way: Way) -> None:
     """Follow the run in plain lines."""
-    click.echo(f"runstream demo: run {handler.run_id} in {url}")
+    click.echo(f"runstream demo: run {handler.run_id} in {way.log_url}")
+    if way.server is not None:
+        click.echo(f"console: {way.server.console_url(handler.run_id)}")
+        click.echo(f"events:  {_curl(way.server, handler.run_id)}")
     lines = PlainLines()
     async for record in handler.subscribe():
         line = lines.line(record)
@@ -124,8 +162,13 @@ async def _tell(handler: Handler, url: str) -> None:
             click.echo(line)
 
 
-async def _sum_up(console: Console, streams: Streams, run_id: str, url: str, took_s: float) -> None:
+def _curl(server: DemoServer, run_id: str) -> str:
+    return f"curl -N -H 'accept: text/event-stream' {server.events_url(run_id)}"
+
+
+async def _sum_up(console: Console, streams: Streams, run_id: str, way: Way, took_s: float) -> None:
     """Say what the log has of the run: read from it again, not remembered."""
+    url = way.log_url
     stored = [record async for record in streams.subscribe(run_id, follow=False)]
     kinds = Counter(map(_sort_of, stored))
     end = stored[-1]
@@ -149,9 +192,15 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, url: str, too
         command_line("tail", run_id, "--from", "10", "--kind", "token", url=url): "some tokens",
         command_line("ls", url=url): "all runs",
     }
+    if way.server is not None:
+        commands[command_line("serve", url=url)] = "a server again, for browsers and curl"
     for command, what in commands.items():
         console.print(f"  # {what}", style="dim")
         console.print(f"  {command}", style="cyan", soft_wrap=True)
+    if way.server is not None:
+        console.print("\nWhile this demo is open, in a browser, or by hand:", style="bold")
+        for line in (way.server.console_url(run_id), _curl(way.server, run_id)):
+            console.print(f"  {line}", style="cyan", soft_wrap=True)
     where = "" if is_on_path() else f" ({python_program()})"
     console.print(f"\nOr from Python{where}:", style="bold")
     address = "" if url == default_url() else repr(url)

@@ -55,7 +55,7 @@ class Screen:
         # Beside the title, the status, and the line of the cursor.
         left = max(console.height - 3, 1)
         parts: list[RenderableType] = []
-        hint_lines = _rows(cell_len(self._hint), width)
+        hint_lines = sum(_rows(cell_len(line), width) for line in self._hint.splitlines())
         if left - hint_lines > TEXT_LINES_MAX:
             parts += [Text(self._hint, style="dim", overflow="fold")] if hint_lines else []
             left -= hint_lines + (hint_lines > 1)  # wrapping at words may take one line more
