@@ -109,9 +109,14 @@ class Batches:
         return after + 1 >= first
 
     def chunk(self, view: View, after: int) -> Chunk | None:
-        """What the view has behind `after`, as far as it fits into one write; None: nothing is there."""
+        """What the view has behind `after`, as far as it fits into one write; None: nothing is there.
+
+        Raises LookupError unless it `holds(after)`.
+        """
         if after >= self.last_seq:
             return None
+        if not self.holds(after):
+            raise LookupError(f"the records behind {after} are not here any more")
         found = self._chunks.get((view, after))
         if found is None:
             if len(self._chunks) >= CHUNKS_MAX:

@@ -138,21 +138,36 @@ class StreamFollower:
     def take(self, recent: Batches) -> bool:
         if not self._parked:
             return False
+        if not self._direct or not recent.holds(self._seq):
+            self.ring()
+            return False
         chunk = recent.chunk(self._view, self._seq)
         if chunk is None:
             return True
-        if not self._direct or chunk.ended or chunk.through < recent.last_seq:
+        if chunk.ended or chunk.through < recent.last_seq:
+            # More than one write.
             self.ring()
             return False
-        if chunk.body:
-            self._rest = begin(self._write_chunk(chunk))
-            if self._rest is None:
-                self._busy = False
+        if chunk.body and not self._begin_write(chunk):
+            return False
         self._seq = chunk.through
-        if self._rest is None:
-            return True
-        self.ring()
-        return False
+        return True
+
+    def _begin_write(self, chunk: Chunk) -> bool:
+        """Write for the task that waits; False if it has to take over."""
+        try:
+            self._rest = begin(self._write_chunk(chunk))
+        except Exception as error:  # noqa: BLE001 - it goes to the task
+            self._parked = False
+            if not self._wake.done():
+                self._wake.set_exception(error)
+            return False
+        if self._rest is not None:
+            self._seq = chunk.through
+            self.ring()
+            return False
+        self._busy = False
+        return True
 
     def leave(self, error: RunstreamError) -> None:
         """Tell the client why, and end, as soon as it has taken what is under way."""
