@@ -56,7 +56,7 @@ bench: $(VENV)/.dev ## measure, beside the peers where they are installed
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.dev ## run the long tests
-	@$(BIN)/python -m pytest -m soak $(ARGS)
+	@$(BIN)/python -m pytest -m soak -o faulthandler_timeout=3600 $(ARGS)
 
 lock: ## write constraints.txt again from the newest releases
 	@rm -rf $(VENV) && $(MAKE) --no-print-directory $(BIN)/pip

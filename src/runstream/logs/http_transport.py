@@ -316,7 +316,11 @@ class Transport:
             raise LogClosed(f"the connection to {self.base} has been closed")
 
     def _unavailable(self, cause: BaseException) -> LogUnavailable:
-        why = "no answer in time" if isinstance(cause, TimeoutError) else str(cause) or repr(cause)
+        why = str(cause) or repr(cause)
+        if isinstance(cause, TimeoutError):
+            why = "no answer in time"
+        elif isinstance(cause, aiohttp.ClientConnectorError):
+            why = f"cannot connect: {cause.os_error.strerror or cause.os_error}"
         error = LogUnavailable(f"{self.base}: {why}")
         error.__cause__ = cause
         return error
