@@ -7,7 +7,7 @@ a misspelt option must not be ignored silently.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -115,7 +115,8 @@ class EventBody(Body):
     """
 
     kind: str
-    data: msgspec.Raw = msgspec.Raw(b"null")
+    # (A factory, because a schema cannot show a default that is JSON already.)
+    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     time: str | None = None
     run_id: str | None = None
     topic: str | None = None
@@ -217,6 +218,17 @@ class RunToken(Answer):
     expires: str
 
 
+# --- GET /healthz -------------------------------------------------------------------------------------
+
+
+class Health(Answer, omit_defaults=True):
+    """`live`: the process answers. `ready`: it can serve; if not, `reason` says why."""
+
+    live: bool
+    ready: bool | None = None
+    reason: str | None = None
+
+
 # --- GET /v1/runs, POST /v1/workflows/{name}/runs ---------------------------------------------------
 
 
@@ -245,4 +257,4 @@ class WorkflowBody(Answer):
 
     name: str
     description: str
-    input_schema: dict[str, object]
+    input_schema: dict[str, Any]

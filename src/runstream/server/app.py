@@ -29,7 +29,8 @@ from .lease_watch import watch_leases
 from .metrics import Metrics
 from .request_log import PRINCIPAL, log_request
 from .retention import enforce_retention
-from .routes import ROUTES, RUN_ID, Route
+from .route import RUN_ID, Route
+from .routes import ROUTES
 from .routing import Router
 from .site import ServerOptions, Site
 from .tracing import Tracing, find_tracing

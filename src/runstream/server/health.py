@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..api import Health
 from ..errors import RunstreamError
 from .access import Principal
 from .answers import json_response
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 async def get_live(_site: Site, _principal: Principal, _request: Request) -> Response:
-    return json_response({"live": True})
+    return json_response(Health(live=True))
 
 
 async def get_ready(site: Site, _principal: Principal, _request: Request) -> Response:
@@ -41,7 +42,5 @@ async def get_ready(site: Site, _principal: Principal, _request: Request) -> Res
 
 
 def _answer(reason: str | None) -> Response:
-    ready = {"live": True, "ready": reason is None}
-    return json_response(
-        ready if reason is None else {**ready, "reason": reason}, 200 if reason is None else 503
-    )
+    body = Health(live=True, ready=reason is None, reason=reason)
+    return json_response(body, 200 if reason is None else 503)

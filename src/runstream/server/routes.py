@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from functools import lru_cache
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from ..api import (
+    JSON,
+    NDJSON,
+    SSE,
     V1,
     AppendedEvents,
     AppendEvents,
-    Body,
     CancelRun,
     EventsPage,
+    Health,
     LeaseAction,
     OpenedRun,
     OpenRun,
@@ -30,55 +31,10 @@ from ..api import (
     WorkflowList,
 )
 from . import console, follow, health, ingest, metrics_route, runs, token_route, workflow_routes
-from .access import Permission, Principal
+from .access import Principal
+from .openapi import make_document
+from .route import RUN_ID, Parameter, Reply, Route
 from .site import Site
-
-# A route that answers at once, or after one wait.
-Cold: TypeAlias = Callable[[Site, Principal, Request], Awaitable[Response]]
-# A route that speaks ASGI itself, because every microsecond or every byte counts there. It raises
-# RunstreamError only before its response has started.
-Raw: TypeAlias = Callable[[Site, Principal, str, Scope, Receive, Send], Awaitable[None]]
-
-# A path's variable parts. Which run is meant is known before anything is looked up.
-RUN_ID: Final = "run_id"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
-    """One query parameter or request header, and its JSON Schema."""
-
-    name: str
-    description: str
-    schema: Mapping[str, object] = field(default_factory=lambda: {"type": "string"})
-    place: str = "query"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One method of one path.
-
-    `permission` is asked for the run of the address (for runs at large where it names none); without one
-    the route is open to everyone.
-    """
-
-    method: str
-    pattern: str
-    summary: str
-    cold: Cold | None = None
-    raw: Raw | None = None
-    permission: Permission | None = None
-    # The endpoint asks for the permission, because the run is in the body.
-    asks_itself: bool = False
-    # Switched off with streaming.
-    streams: bool = False
-    body: type[Body] | None = None
-    body_required: bool = True
-    parameters: tuple[Parameter, ...] = ()
-    # Status -> what it means, and the type of its body.
-    answers: Mapping[int, tuple[str, type[Body] | None]] = field(
-        default_factory=dict[int, tuple[str, type[Body] | None]]
-    )
-
 
 _RUN: Final = f"{V1}/runs/{{{RUN_ID}}}"
 _WHOLE: Final = {"type": "integer", "minimum": 0}
@@ -86,6 +42,12 @@ _SECONDS: Final = {"type": "number", "minimum": 0}
 _LIMIT: Final = {"type": "integer", "minimum": 1}
 _FLAG: Final = {"type": "boolean"}
 _NAMES: Final = "Only these, with commas in between; gaps, drops and the end pass as well"
+
+
+async def get_document(_site: Site, _principal: Principal, request: Request) -> Response:
+    """The OpenAPI document of these routes, below the prefix under which they are asked for."""
+    return Response(_document(request.scope.get("root_path", "")), media_type=JSON)
+
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
@@ -95,10 +57,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         cold=runs.open_run,
         permission="runs:write",
         body=OpenRun,
-        answers={
-            200: ("The run was there", OpenedRun),
-            201: ("The run is new", OpenedRun),
-        },
+        answers=(
+            Reply(200, "The run was there", OpenedRun),
+            Reply(201, "The run is new", OpenedRun),
+        ),
     ),
     Route(
         method="GET",
@@ -110,7 +72,7 @@ ROUTES: Final[tuple[Route, ...]] = (
             Parameter(name="after", description="The newest seq that is known", schema=_WHOLE),
             Parameter(name="wait", description="Seconds to wait for more", schema=_SECONDS),
         ),
-        answers={200: ("The run", RunBody)},
+        answers=(Reply(200, "The run", RunBody),),
     ),
     Route(
         method="GET",
@@ -128,7 +90,7 @@ ROUTES: Final[tuple[Route, ...]] = (
                 schema={"type": "integer", "minimum": 1},
             ),
         ),
-        answers={200: ("A page of runs", RunList)},
+        answers=(Reply(200, "A page of runs", RunList),),
     ),
     Route(
         method="POST",
@@ -138,7 +100,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         streams=True,
         permission="runs:write",
         body=AppendEvents,
-        answers={200: ("Where they are stored", AppendedEvents)},
+        answers=(Reply(200, "Where they are stored", AppendedEvents),),
     ),
     Route(
         method="GET",
@@ -166,10 +128,10 @@ ROUTES: Final[tuple[Route, ...]] = (
                 name="stream", description="true: the whole stream of the run's root", schema=_FLAG
             ),
         ),
-        answers={
-            200: ("Records, as a stream or as a page", EventsPage),
-            204: ("The run has ended, and nothing is left to come", None),
-        },
+        answers=(
+            Reply(200, "Records, as a stream or as a page", EventsPage, (SSE, NDJSON)),
+            Reply(204, "The run has ended, and nothing is left to come"),
+        ),
     ),
     Route(
         method="POST",
@@ -178,7 +140,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         cold=runs.act_on_lease,
         permission="runs:write",
         body=LeaseAction,
-        answers={200: ("The run", RunBody)},
+        answers=(
+            Reply(200, "The run, after expire", RunBody),
+            Reply(204, "Renewed, or released"),
+        ),
     ),
     Route(
         method="POST",
@@ -187,7 +152,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         cold=runs.trim_run,
         permission="runs:write",
         body=TrimRun,
-        answers={204: ("Dropped", None)},
+        answers=(Reply(204, "Dropped"),),
     ),
     Route(
         method="POST",
@@ -197,7 +162,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission="runs:write",
         body=CancelRun,
         body_required=False,
-        answers={202: ("The request is stored", AppendedEvents)},
+        answers=(Reply(202, "The request is stored", AppendedEvents),),
     ),
     Route(
         method="POST",
@@ -206,7 +171,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         cold=runs.signal_run,
         permission="runs:write",
         body=Signal,
-        answers={202: ("The event is stored", AppendedEvents)},
+        answers=(Reply(202, "The event is stored", AppendedEvents),),
     ),
     Route(
         method="POST",
@@ -216,7 +181,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         permission="runs:read",
         body=TokenRequest,
         body_required=False,
-        answers={201: ("The token", RunToken)},
+        answers=(Reply(201, "The token", RunToken),),
     ),
     Route(
         method="GET",
@@ -224,7 +189,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="The workflows that this server starts",
         cold=workflow_routes.list_workflows,
         permission="runs:start",
-        answers={200: ("The workflows", WorkflowList)},
+        answers=(Reply(200, "The workflows", WorkflowList),),
     ),
     Route(
         method="POST",
@@ -235,7 +200,7 @@ ROUTES: Final[tuple[Route, ...]] = (
         asks_itself=True,
         body=StartRun,
         body_required=False,
-        answers={201: ("The run is under way", RunBody)},
+        answers=(Reply(201, "The run is under way", RunBody),),
     ),
     Route(
         method="GET",
@@ -243,34 +208,52 @@ ROUTES: Final[tuple[Route, ...]] = (
         summary="The figures of this server process, for Prometheus",
         cold=metrics_route.get_metrics,
         permission="metrics",
-        answers={200: ("Prometheus' text format", None)},
+        answers=(Reply(200, "Prometheus' text format", media_types=("text/plain",)),),
+    ),
+    Route(
+        method="GET",
+        pattern="/openapi.json",
+        summary="This document",
+        cold=get_document,
+        answers=(Reply(200, "An OpenAPI 3.1 document", media_types=(JSON,)),),
     ),
     Route(
         method="GET",
         pattern="/",
         summary="The console, for people",
         cold=console.get_page,
-        answers={200: ("A page", None)},
+        answers=(Reply(200, "A page", media_types=("text/html",)),),
     ),
     Route(
         method="GET",
         pattern="/assets/{asset}",
         summary="A file of the console",
         cold=console.get_asset,
-        answers={200: ("A script or style sheet", None)},
+        answers=(
+            Reply(200, "A script or style sheet", media_types=("text/javascript", "text/css")),
+        ),
     ),
     Route(
         method="GET",
         pattern="/healthz",
         summary="Whether the server can serve: its log answers, and it is not about to go",
         cold=health.get_ready,
-        answers={200: ("Ready", None), 503: ("Not ready", None)},
+        answers=(
+            Reply(200, "Ready", Health),
+            Reply(503, "Not ready", Health),
+        ),
     ),
     Route(
         method="GET",
         pattern="/healthz/live",
         summary="Whether the process answers at all",
         cold=health.get_live,
-        answers={200: ("Alive", None)},
+        answers=(Reply(200, "Alive", Health),),
     ),
 )
+
+
+# Prefixes are the operator's: one, or a few.
+@lru_cache(maxsize=8)
+def _document(prefix: str) -> bytes:
+    return make_document(ROUTES, prefix)

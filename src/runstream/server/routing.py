@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from starlette.types import Scope
 
 from .answers import Refused
-from .routes import Route
+from .route import Route
 
 
 class _Node:
