@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
 
-from .. import __version__
 from ..api import JSON
 from ..problem import MEDIA_TYPE, Problem
 from ..record import RUN_ID_LENGTH_MAX
@@ -48,7 +48,7 @@ def make_document(routes: Iterable[Route], prefix: str = "") -> bytes:
         paths.setdefault(route.pattern, {})[route.method.lower()] = _operation(route)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": "Runstream", "version": __version__},
+        "info": {"title": "Runstream", "version": version("runstream")},
         "servers": [{"url": prefix or "/"}],
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": _SCHEMES},
