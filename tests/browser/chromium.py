@@ -13,9 +13,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 WAIT_MS_MAX = 30_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Generator[Browser]:
-    """One browser for all tests; each opens contexts of its own, which share nothing."""
+    """One browser for the tests of a file; each opens contexts of its own, which share nothing.
+
+    (Not for the session: while it lives, Playwright holds this thread's event loop.)
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         reason = "no chromium here: `make services` installs it"
