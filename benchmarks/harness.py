@@ -45,6 +45,10 @@ failure, and the last line of standard error is its reason.
     ingest_raw      events_per_s: events whose answers came / time, raw requests of 64 events on 8
                     connections; server_cores: CPU time of the server / time; ``served.serving``
                     puts server and client on a core each; ``**disk.probe(scratch)``
+    <engine>_log    append_per_s and bare_append_per_s in turn, append_share of the two; wake_p50_ms,
+                    wake_p99_ms from the call of ``append`` to a waiter in another process that has
+                    read the record; catch_up_per_s; many_share: appends among ``streams`` others /
+                    among few; the engine is one of ``benchmarks/engines``
 """
 
 import json

@@ -81,6 +81,24 @@ def _burst(yield_every: int, times_peer: float) -> Row:
     )
 
 
+def _engine(engine: str, title: str) -> Row:
+    return Row(
+        f"{engine}_log",
+        f"{title}: batches of 64 beside its bare client, another process, 100 000 streams",
+        (
+            Figure("append_per_s", "records/s appended", "higher"),
+            Figure("append_share", "of the bare client's pipelined writes", "higher", target=0.5),
+            Figure("wake_p50_ms", "ms to another process, p50", "lower", target=5),
+            Figure("wake_p99_ms", "ms to another process, p99", "lower"),
+            Figure("catch_up_per_s", "records/s caught up", "higher", target=50_000),
+            Figure("many_share", "of the speed among few streams", "higher", target=0.8),
+        ),
+        Program("ours.engine_log", ("--engine", engine)),
+        max_rounds=1,  # it repeats what it compares
+        timeout=1800,
+    )
+
+
 ROWS = (
     Row(
         "publish_cost",
@@ -215,4 +233,5 @@ ROWS = (
         ),
         Program("ours.console_load"),
     ),
+    _engine("redis", "Redis, appendfsync always"),
 )

@@ -8,7 +8,6 @@ last one is acknowledged.
 import asyncio
 import importlib
 import statistics
-import subprocess
 import sys
 import time
 
@@ -65,13 +64,15 @@ async def to_other_process(log: Log, url: str, count: int) -> dict[str, float]:
     """Milliseconds from the call of `append` to a waiter in another process that has read the record."""
     await log.open("paced", producer=None, workflow="bench")
     program = [sys.executable, "-m", "benchmarks.ours.engine_log", "--follow", url]
-    process = subprocess.Popen([*program, str(count)], stdout=subprocess.PIPE, text=True)
+    process = await asyncio.create_subprocess_exec(
+        *program, str(count), stdout=asyncio.subprocess.PIPE
+    )
     assert process.stdout is not None
-    process.stdout.readline()
+    await process.stdout.readline()
     for _ in range(count):
         await asyncio.sleep(0.01)
         await log.append("paced", [make_draft("paced", "tick", {"t": time.time_ns()})])
-    out, _ = await asyncio.to_thread(process.communicate)
+    out, _ = await process.communicate()
     late = msgspec.json.decode(out, type=list[float])
     return {
         "wake_p50_ms": round(percentile(late, 50), 2),
@@ -83,12 +84,11 @@ async def follow(url: str, count: int) -> None:
     """The other process."""
     log = await asyncio.to_thread(open_log, url)
     print("ready", flush=True)
-    after, late = 0, []
+    after, late = 0, list[float]()
     while after < count:
         page = await log.read("paced", after=Cursor(None, after))
         now = time.time_ns()
-        for draft in page.drafts:
-            late.append((now - msgspec.json.decode(draft.data)["t"]) / 1e6)
+        late += [(now - msgspec.json.decode(draft.data)["t"]) / 1e6 for draft in page.drafts]
         after += len(page.drafts)
         if not page.drafts:
             await log.wait("paced", after=after, timeout=10)
