@@ -15,6 +15,9 @@ from .assembly import Piece
 
 # Pieces that wait for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
+# An engine that is faster than this (in seconds) does not wake its reader for each piece, which would cost
+# both of them more than the piece itself: the reader comes back by itself, after this time.
+HURRY_S: Final = 0.001
 
 
 class PieceSource(Protocol):
@@ -44,6 +47,7 @@ class HandOver:
         "_error",
         "_left",
         "_loop",
+        "_hurried",
         "_pieces",
         "_reading",
         "_room",
@@ -61,6 +65,7 @@ class HandOver:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
+        self._hurried = False
         # The engine's thread, and whether it is done with this generation.
         self.thread: threading.Thread | None = None
         self.finished = threading.Event()
@@ -129,10 +134,16 @@ class HandOver:
         if self._reading:
             raise RuntimeError("this stream is already being read")
         self._reading = True
-        waiter = self._waiter = self._loop.create_future()
+        begin_s = self._loop.time()
         try:
+            if self._hurried:
+                await asyncio.sleep(HURRY_S)
             if not self._pieces and not self._ended:
-                await waiter
+                waiter = self._waiter = self._loop.create_future()
+                # Once more, because the engine looks for a waiter only after it has put its piece.
+                if not self._pieces and not self._ended:
+                    await waiter
+            self._hurried = self._loop.time() - begin_s < 2 * HURRY_S
         finally:
             self._reading = False
             self._waiter = None
