@@ -234,4 +234,33 @@ ROWS = (
         Program("ours.console_load"),
     ),
     _engine("redis", "Redis, appendfsync always"),
+    Row(
+        "inference_overhead",
+        "our layer on top of an engine, per token of the tiny model",
+        (
+            Figure(
+                "llama_cpp_extra_us", "µs/token more than llama.cpp's callback", "lower", target=20
+            ),
+            Figure("llama_cpp_share", "of its tokens/s", "higher", target=0.95),
+            Figure(
+                "mistral_rs_extra_us",
+                "µs/token more than mistral.rs's iterator",
+                "lower",
+                target=20,
+            ),
+            Figure("mistral_rs_share", "of its tokens/s", "higher", target=0.95),
+        ),
+        Program("ours.inference_overhead"),
+    ),
+    Row(
+        "inference_first_token",
+        "llama.cpp's first token to a subscriber over HTTP (SSE), FULL sync; then leaving at it",
+        (
+            Figure("p50_ms", "ms, p50", "lower", target=5),
+            Figure("p99_ms", "ms, p99", "lower"),
+            Figure("tokens_after", "tokens of 0.1 ms more, median", "lower"),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.inference_first_token"),
+    ),
 )

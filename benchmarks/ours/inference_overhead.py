@@ -1,12 +1,14 @@
 """What our layer costs on top of an engine: the tiny model bare, and through a provider, in turn.
 
-Bare is the engine's own way to stream (llama.cpp: its callback; mistral.rs: its iterator), with nothing done
-per chunk. Ours is `async for chunk in provider.stream_chunks(...)` with nothing done either, on an event loop
-that does nothing else. Both make the same tokens at temperature 0; a round measures both, one after the other.
+Bare is the engine's own way to stream (llama.cpp: its callback; mistral.rs: its iterator), with
+nothing done per chunk. Ours is `async for chunk in provider.stream_chunks(...)` with nothing done
+either, on an event loop that does nothing else. Both make the same tokens at temperature 0; a round
+measures both, one after the other.
 """
 
 import asyncio
 import gc
+import importlib
 import statistics
 import time
 from collections.abc import Callable
@@ -30,9 +32,7 @@ QUESTION = "count"
 
 def bare_llama_cpp(model: Path) -> Bare:
     """llama.cpp as `LlamaCppProvider` loads it, without it."""
-    import xllamacpp
-
-    library: Any = xllamacpp
+    library: Any = importlib.import_module("xllamacpp")
     params = library.CommonParams()
     params.model.path = str(model)
     params.n_ctx = 4096
@@ -64,9 +64,7 @@ def bare_llama_cpp(model: Path) -> Bare:
 
 def bare_mistral_rs(model: Path) -> Bare:
     """mistral.rs as `MistralRsProvider` loads it, without it."""
-    import mistralrs
-
-    library: Any = mistralrs
+    library: Any = importlib.import_module("mistralrs")
     runner = library.Runner(
         which=library.Which.GGUF(
             quantized_model_id=str(model.parent), quantized_filename=model.name
@@ -122,9 +120,7 @@ async def compare(bare: Bare, provider: Provider, tokens: int, rounds: int) -> d
 
 async def measure(folder: Path, tokens: int, rounds: int) -> None:
     model = TinyModel().write_gguf(folder / "tiny.gguf")
-    llama_cpp = LlamaCppProvider(
-        options=LlamaCppOptions(model_path=model, parallel=1, threads=1)
-    )
+    llama_cpp = LlamaCppProvider(options=LlamaCppOptions(model_path=model, parallel=1, threads=1))
     mistral_rs = MistralRsProvider(options=MistralRsOptions(model, parallel=1))
     figures: dict[str, float] = {}
     # mistral.rs first through us, which keeps its log from standard output.

@@ -26,9 +26,14 @@ from runstream.inference import (
     LlamaCppOptions,
     LlamaCppProvider,
     Provider,
+    llama_cpp,
     stream_to_run,
 )
+from runstream.inference.assembly import Piece
+from runstream.inference.hand_over import HandOver
+from runstream.inference.openai_form import request_of
 
+generate = llama_cpp._generate  # pyright: ignore[reportPrivateUsage] # beneath the reader's loop
 # More than any test takes before it leaves; the tiny model gets there in a second.
 MANY = 3500
 # A guard against hanging.
@@ -47,13 +52,15 @@ def generating() -> list[str]:
     return [name for name in names if name in ("runstream-llama.cpp", "runstream-mistral.rs")]
 
 
+def server_of(provider: LlamaCppProvider) -> Any:
+    local: Any = provider._engine  # pyright: ignore[reportPrivateUsage] # asks the engine itself
+    return local._state._engine
+
+
 def tokens_generated(provider: LlamaCppProvider) -> int:
     """What llama.cpp itself has counted, once its generations are over."""
-    local: Any = provider._engine  # pyright: ignore[reportPrivateUsage] # asks the engine itself
-    server: Any = local._state._engine
-    count = re.search(
-        r"^llamacpp:tokens_predicted_total (\d+)", server.handle_metrics(), re.MULTILINE
-    )
+    metrics: str = server_of(provider).handle_metrics()
+    count = re.search(r"^llamacpp:tokens_predicted_total (\d+)", metrics, re.MULTILINE)
     assert count is not None
     return int(count[1])
 
@@ -129,6 +136,30 @@ async def test_whoever_leaves_stops_the_engine(
         assert tokens_generated(engine) - before < MANY / 2
     _, message = await answer(engine, "Tell me a joke")
     assert message.finish_reason == "stop"
+
+
+class LeavesAtTheTenth(HandOver):
+    """A reader that leaves at the very moment when the engine hands over its tenth token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    def put(self, piece: Piece) -> bool:
+        self.taken += bool(piece.content)
+        if self.taken == 10:
+            self.leave()
+        return not self.left
+
+
+async def test_llama_cpp_stops_within_one_token(gguf: Path) -> None:
+    async with LlamaCppProvider(options=LlamaCppOptions(model_path=gguf)) as provider:
+        await answer(provider, "Hi")
+        before = tokens_generated(provider)
+        request = request_of(ask("count"), {"max_tokens": MANY}, reasoning=True)
+        await asyncio.to_thread(generate, server_of(provider), request, LeavesAtTheTenth())
+        await until(lambda: tokens_generated(provider) > before)
+        assert tokens_generated(provider) - before in (10, 11)
 
 
 @pytest.mark.parametrize("stop", WAYS)

@@ -1,0 +1,115 @@
+"""How long a generation's first token takes from the engine to a subscriber over HTTP (SSE), and how soon an
+engine stops.
+
+llama.cpp with the tiny model, in a step's place: this process publishes to a server in another one, on SQLite
+with FULL sync, and follows the run there as a browser does. The time begins when the engine hands out the
+token. Then readers leave endless generations: the tokens that the engine still makes, by its own count.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks import disk
+from benchmarks.measure import arguments, emit, percentile
+from benchmarks.served import serving
+from runstream import start_run
+from runstream.inference import (
+    ChatMessage,
+    LlamaCppOptions,
+    LlamaCppProvider,
+    TinyModel,
+    llama_cpp,
+    stream_to_run,
+)
+from runstream.inference.assembly import Piece
+
+# When the engine handed out the first text of the present generation.
+engine_s: list[float] = []
+
+
+def watch_engine() -> None:
+    """Take the time in the engine's thread, where its chunk becomes a piece."""
+    module = vars(llama_cpp)
+    piece_of: Callable[[Mapping[str, Any]], Piece | None] = module["piece_of"]
+
+    def timed(chunk: Mapping[str, Any]) -> Piece | None:
+        piece = piece_of(chunk)
+        if not engine_s and piece is not None and piece.content:
+            engine_s.append(time.perf_counter())
+        return piece
+
+    module["piece_of"] = timed
+
+
+async def first_token_s(
+    session: aiohttp.ClientSession, url: str, provider: LlamaCppProvider
+) -> float:
+    """From the engine's first token to the same token in the subscriber."""
+    engine_s.clear()
+    async with start_run("first-token", url=url) as run:
+        address = f"{url}/v1/runs/{run.run_id}/events"
+        async with session.get(address, headers={"Accept": "text/event-stream"}) as response:
+            generating = asyncio.ensure_future(
+                stream_to_run(
+                    provider.stream_chunks([ChatMessage.user("count")], {"max_tokens": 20})
+                )
+            )
+            async for line in response.content:
+                if line.startswith(b"event: token"):
+                    arrived = time.perf_counter()
+                    break
+            else:
+                raise SystemExit("the stream ended without a token")
+            await generating
+    return arrived - engine_s[0]
+
+
+def tokens_generated(provider: LlamaCppProvider) -> int:
+    """llama.cpp's own count, which grows when a generation is over."""
+    local: Any = provider._engine  # noqa: SLF001 - asks the engine itself
+    lines = str(local._state._engine.handle_metrics()).splitlines()  # noqa: SLF001
+    return next(int(line.split()[1]) for line in lines if line.startswith(COUNTER))
+
+
+COUNTER = "llamacpp:tokens_predicted_total "
+
+
+async def tokens_after_leaving(provider: LlamaCppProvider) -> int:
+    """How many tokens the engine makes beyond the first one, at which its reader leaves."""
+    before = tokens_generated(provider)
+    async for _ in provider.stream_chunks([ChatMessage.user("count")], {"max_tokens": 3000}):
+        break
+    while (generated := tokens_generated(provider)) == before:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.001)
+    return generated - before - 1
+
+
+async def measure(url: str, folder: Path, rounds: int) -> dict[str, float]:
+    model = TinyModel().write_gguf(folder / "tiny.gguf")
+    watch_engine()
+    options = LlamaCppOptions(model_path=model, parallel=1, threads=1)
+    async with LlamaCppProvider(options=options) as provider, aiohttp.ClientSession() as session:
+        times = [await first_token_s(session, url, provider) * 1000 for _ in range(rounds + 3)][3:]
+        after = [await tokens_after_leaving(provider) for _ in range(rounds)]
+    return {
+        "p50_ms": round(statistics.median(times), 2),
+        "p99_ms": round(percentile(times, 99), 2),
+        "tokens_after": statistics.median(after),
+    }
+
+
+def main() -> None:
+    args = arguments(__doc__ or "").parse_args()
+    with serving(f"sqlite:{args.scratch / 'events.db'}") as served:
+        figures = asyncio.run(measure(served.url, args.scratch, 5 if args.quick else 100))
+    emit("inference_first_token", **figures, **disk.probe(args.scratch))
+
+
+if __name__ == "__main__":
+    main()
