@@ -175,3 +175,9 @@ def test_temporal_s_session_is_one_run_and_each_reader_gets_its_own_turn(run_exa
     assert [record.step for record in thought] == ["model_call"] * 3
     for turn in turns:
         assert f"You said {turn!r}, and that is that." in run_example.output
+
+
+@example("remote")
+def test_a_worker_and_a_follower_outlive_their_server(run_example: Ran) -> None:
+    steps = [int(line.split()[1].rstrip(":")) for line in run_example.output.splitlines()]
+    assert steps == list(range(1, 31))
