@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +21,11 @@ from runstream.conformance.check import (
     read_all,
     subscribe,
 )
-from runstream.errors import InvalidURL
-from runstream.log import Producer
+from runstream.errors import InvalidURL, LogUnavailable
+from runstream.log import Log, Producer
 from runstream.logs import open_log
-from services.redis import RedisServer
+from runstream.record import Draft
+from services.redis import RedisServer, running_cluster
 
 # Seconds in which a cluster's nodes tell each other who has which slots.
 DEADLINE_S = 30.0
@@ -66,6 +70,53 @@ async def test_a_stream_whose_slot_moves_goes_on(redis_cluster: list[RedisServer
     # Another server has it now, which nobody can trust to have all of it: so readers begin anew.
     assert [record.kind for record in seen] == ["stream.gap", "note", "note", "run.completed"]
     assert seen[0].data["reason"] == "generation_changed"
+    await log.aclose()
+
+
+@pytest.fixture
+def replicated_cluster(tmp_path: Path) -> Generator[list[RedisServer]]:
+    """A cluster of this test alone, whose first master has a replica."""
+    with running_cluster(tmp_path, replicas=1) as nodes:
+        yield nodes
+
+
+async def insist(log: Log, run: str, drafts: list[Draft], producer: Producer) -> None:
+    """As a publisher does: send the same batch until the log answers."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                await log.append(run, drafts, producer=producer, final=drafts[-1].is_terminal)
+                return
+
+
+async def test_a_failover_is_survived_by_writers_and_readers(
+    replicated_cluster: list[RedisServer],
+) -> None:
+    log = await asyncio.to_thread(open_log, replicated_cluster[0].url)
+    runs = [new_name() for _ in range(9)]
+    for run in runs:
+        await log.open(run, producer=None, workflow="w")
+        await log.append(run, notes(run, [1]), producer=Producer("p", 0, 1))
+    subscriptions = [subscribe(log, run) for run in runs]
+    for subscription in subscriptions:
+        assert numbers_of(await collect(subscription, 1)) == [1]
+    following = [asyncio.ensure_future(collect(subscription)) for subscription in subscriptions]
+    await asyncio.to_thread(replicated_cluster[0].kill)
+    for run in runs:
+        await insist(log, run, notes(run, [2]), Producer("p", 0, 2))
+        await insist(log, run, [ending(run)], Producer("p", 0, 3))
+    moved = 0
+    for seen in await asyncio.gather(*following):
+        # Of another server nobody knows whether it has all that was acknowledged: a gap says so.
+        if seen[0].is_gap:
+            moved += 1
+            assert seen[0].data["reason"] == "generation_changed"
+            assert numbers_of(seen[1:-1]) == [1, 2]
+        else:
+            assert numbers_of(seen[:-1]) == [2]
+    assert 0 < moved < len(runs)
+    listed = await log.list(status="completed")
+    assert {info.run_id for info in listed} == set(runs)
     await log.aclose()
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from .engine import START_S_MAX, Engine, find_program, free_port
+from .engine import START_S_MAX, Engine, answers, find_program, free_port
 
 
 class RedisServer(Engine):
     """A Redis of one test. `url` is that of its log; `call` speaks to it without our own code."""
 
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
-        self.port = free_port()
+        self.port = _port_for_two() if "--cluster-enabled" in options else free_port()
         self.folder = folder
         self.password = password
         secret = f":{password}@" if password else ""
@@ -45,6 +45,14 @@ class RedisServer(Engine):
         return False
 
 
+def _port_for_two() -> int:
+    """A port whose neighbour 10 000 further, on which nodes of a cluster meet, is free and exists."""
+    while True:
+        port = free_port()
+        if port < 2**16 - 10_000 and not answers(port + 10_000):
+            return port
+
+
 def _encoded(*words: str) -> bytes:
     parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
     return f"*{len(words)}\r\n{''.join(parts)}".encode()
@@ -68,27 +76,36 @@ _SLOTS = 16384
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Generator[list[RedisServer]]:
-    """A Redis Cluster of three masters; the URL of each is that of the same log."""
+def running_cluster(folder: Path, *, replicas: int = 0) -> Generator[list[RedisServer]]:
+    """A Redis Cluster of three masters, and a replica for each of the first `replicas` ones. The URL of
+    each node is that of the same log.
+    """
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
     with ExitStack() as running:
         nodes: list[RedisServer] = []
-        for number in range(CLUSTER_NODES):
+        for number in range(CLUSTER_NODES + replicas):
             place = folder / str(number)
             place.mkdir()
-            nodes.append(running.enter_context(running_redis(place, "--cluster-enabled", "yes")))
-        for number, node in enumerate(nodes):
+            nodes.append(running.enter_context(running_redis(place, *options)))
+        for number, node in enumerate(nodes[:CLUSTER_NODES]):
             slots = range(number * _SLOTS // CLUSTER_NODES, (number + 1) * _SLOTS // CLUSTER_NODES)
             assert node.call("CLUSTER", "ADDSLOTS", *map(str, slots)) == "+OK"
+        for node in nodes[1:]:
             nodes[0].call("CLUSTER", "MEET", "127.0.0.1", str(node.port))
-        until = time.monotonic() + START_S_MAX
         for node in nodes:
-            while not (
-                "cluster_state:ok" in (info := node.call("CLUSTER", "INFO"))
-                and f"cluster_known_nodes:{CLUSTER_NODES}" in info
-            ):
-                assert time.monotonic() < until, info
-                time.sleep(0.02)
+            _wait_for(node, "CLUSTER INFO", "cluster_state:ok", f"cluster_known_nodes:{len(nodes)}")
+        for master, replica in zip(nodes, nodes[CLUSTER_NODES:], strict=False):
+            name = master.call("CLUSTER", "MYID").split()[-1]
+            assert replica.call("CLUSTER", "REPLICATE", name) == "+OK"
+            _wait_for(replica, "INFO replication", "master_link_status:up")
         yield nodes
+
+
+def _wait_for(node: RedisServer, command: str, *signs: str) -> None:
+    until = time.monotonic() + START_S_MAX
+    while not all(sign in (said := node.call(*command.split())) for sign in signs):
+        assert time.monotonic() < until, said
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
