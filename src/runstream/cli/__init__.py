@@ -17,6 +17,7 @@ from .run import run
 from .serve import serve
 from .tail import tail
 from .token import token
+from .top import top
 
 EXAMPLES = """\b
 Begin here:
@@ -36,7 +37,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, run, tail, ls, serve, token, chat, check):
+for command in (demo, run, tail, ls, serve, top, token, chat, check):
     runstream.add_command(command)
 
 
