@@ -1,8 +1,8 @@
 """The PostgreSQL log: one schema in a database, any number of processes and machines.
 
 Appends of all runs and callers of a process share transactions; a commit is on the server's disk before
-anyone sees its records. A root's row is locked from the numbering to the commit, so numbers are in the order
-of commits. Readers wake by notifications, and find by looking what was not told.
+anyone sees its records. A root's row is locked from the check of its number to the commit, so numbers are in
+the order of commits. Readers wake by notifications, and find by looking what was not told.
 
 A process holds at most eight connections for a log: one that writes, one that listens, one that tells
 others, four that read (`?readers=`), and for moments one that removes old runs.
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from ..admission import check_limit, check_open
 from ..bell import Bell
-from ..errors import InvalidInput, LogClosed, LogUnavailable
+from ..errors import InvalidInput, LogClosed, LogUnavailable, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -34,13 +34,14 @@ from ..log import (
 )
 from ..portal import Portal
 from ..record import Cursor, Draft
-from . import postgres_read, postgres_schema, postgres_work
+from ..retention import Retention
+from . import postgres_read, postgres_retention, postgres_schema, postgres_work
 from .postgres_line import Connection, Line, Lines, TablesGone, damaged
 from .postgres_read import Tail
-from .postgres_retention import Retention
+from .postgres_retention import SLICE_PAUSE_S, AgeOut
 from .postgres_unit import Needs, Unit
 from .postgres_url import Address, parse
-from .postgres_watcher import Watcher
+from .postgres_watcher import GONE, Watcher
 from .postgres_writer import Job, Writer
 
 # What is queued when the log is closed is given this long to be stored.
@@ -83,7 +84,7 @@ class PostgresLog:
         self._writing = Line(self._address)
         self._watcher = Watcher(self._address, self._bell, self._lines)
         self._writer = Writer(self._address, self._writing, self._committed, self._restore)
-        self._retention: Retention | None = None
+        self._age_out: AgeOut | None = None
         try:
             await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
         except BaseException:
@@ -134,7 +135,8 @@ class PostgresLog:
         return await self._write(
             needs,
             lambda unit: postgres_work.append(unit, run_id, drafts, pieces, producer, final),
-            sum(len(piece.encoded) for piece in pieces),
+            size_bytes=sum(len(piece.encoded) for piece in pieces),
+            repeatable=producer is not None,
         )
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
@@ -199,6 +201,16 @@ class PostgresLog:
             lambda line: postgres_read.list_runs(line, workflow, status, before, most)
         )
 
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        await self._read(lambda line: postgres_retention.retain(line, run_id, retention))
+
+    async def retained(self) -> Mapping[str, Retention]:
+        return await self._read(postgres_retention.retained)
+
+    async def remove(self, run_id: str) -> None:
+        self._check_open()
+        await self._submit(self._remove(run_id))
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
@@ -221,8 +233,8 @@ class PostgresLog:
         await self._watcher.close()
         self._writing.end()
         self._lines.end()
-        if self._retention is not None:
-            self._retention.end()
+        if self._age_out is not None:
+            self._age_out.end()
         # What has lost its connection ends by itself; to cancel it would ask the server's cooperation.
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
@@ -239,11 +251,21 @@ class PostgresLog:
 
     def _committed(self, news: Sequence[tuple[str, str, int]]) -> None:
         self._watcher.committed(news)
-        if self._retention is None and self._address.retention_s is not None:
+        if self._age_out is None and self._address.retention_s is not None:
             # Not before the first commit: a process that only looks at a log changes nothing in it.
-            retention = Retention(self._address, self._address.retention_s, self._watcher.committed)
-            self._retention = retention
-            self._aging = asyncio.ensure_future(retention.serve())
+            age_out = AgeOut(self._address, self._address.retention_s, self._watcher.committed)
+            self._age_out = age_out
+            self._aging = asyncio.ensure_future(age_out.serve())
+
+    async def _remove(self, run_id: str) -> None:
+        gone = await self._look(lambda line: postgres_retention.remove(line, run_id))
+        try:
+            while not gone:
+                await asyncio.sleep(SLICE_PAUSE_S)
+                gone = await self._look(lambda line: postgres_retention.remove(line, run_id))
+        except RunNotFound:  # somebody else has removed the rest
+            return
+        self._watcher.committed([(one, GONE, 0) for one in gone])
 
     async def _restore(self) -> None:
         """Make the tables again that somebody has dropped."""
@@ -274,10 +296,18 @@ class PostgresLog:
                 raise self._closed_error() from None
             raise
 
-    async def _write(self, needs: Needs, work: Callable[[Unit], T], size_bytes: int = 0) -> T:
+    async def _write(
+        self,
+        needs: Needs,
+        work: Callable[[Unit], T],
+        *,
+        size_bytes: int = 0,
+        repeatable: bool = True,
+    ) -> T:
         self._check_open()
         future: Future[T] = Future()
-        if not self._portal.call_soon(self._writer.put, Job(needs, work, future, size_bytes)):
+        job = Job(needs, work, future, size_bytes=size_bytes, repeatable=repeatable)
+        if not self._portal.call_soon(self._writer.put, job):
             raise self._closed_error()
         return await self._portal.wait(future)
 

@@ -75,7 +75,7 @@ class Line:
         """
         async with self._lock:
             connection = self._connection
-            if connection is None or connection.closed:
+            if connection is None or not _is_alive(connection):
                 connection = await self._open()
             with self._cut_after(timeout_s, connection):
                 try:
@@ -157,6 +157,20 @@ async def _connect(address: Address) -> Connection:
     return await psycopg.AsyncConnection.connect(
         address.conninfo, autocommit=True, prepare_threshold=0, row_factory=tuple_row
     )
+
+
+def _is_alive(connection: Connection) -> bool:
+    """False if the server has ended it while nobody looked: now it costs nothing to know so, after a
+    statement has been sent it would be unknown what became of that.
+    """
+    if connection.closed:
+        return False
+    try:
+        connection.pgconn.consume_input()  # does not wait
+    except psycopg.OperationalError:
+        connection.pgconn.finish()
+        return False
+    return True
 
 
 def cut(connection: Connection) -> None:

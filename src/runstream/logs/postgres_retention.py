@@ -1,5 +1,6 @@
-"""Finished runs age out of a PostgreSQL log: by one process at a time, a slice at a time, on a connection
-that is there only while there is something to look for.
+"""How a PostgreSQL log becomes smaller: runs are removed a slice at a time, so that nobody waits for it long.
+
+Finished runs age out by one process at a time, on a connection that is there only while it looks.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import psycopg
 
+from ..admission import check_removable
 from ..errors import LogUnavailable
 from ..record import now_us
+from ..retention import Retention
 from .postgres_line import Connection, Line
+from .postgres_read import could_be_stored, get_info, not_found
 from .postgres_url import Address
 from .postgres_watcher import GONE, News
 
@@ -28,7 +33,7 @@ LOOK_S_MAX: Final = 600.0
 logger = logging.getLogger(__name__)
 
 
-class Retention:
+class AgeOut:
     """Removes the runs that ended more than `retention_s` ago, by this machine's clock.
 
     Looks for the first time when it is started; every process does, but whoever finds another one at it
@@ -99,6 +104,54 @@ async def remove_ended(connection: Connection, before: int) -> list[str] | None:
     return gone
 
 
+async def remove(connection: Connection, run_id: str) -> list[str]:
+    """Remove a slice of an ended root's stream; the runs that are gone, with the last of them.
+
+    Raises RunNotFound, InvalidInput, and the driver's errors; then nothing was removed.
+    """
+    check_removable(await get_info(connection, run_id))
+    await connection.execute("BEGIN")
+    found = await connection.execute("SELECT id FROM run WHERE run_id = %s FOR UPDATE", [run_id])
+    row = await found.fetchone()
+    if row is None:
+        raise not_found(run_id)
+    gone = await _remove_slice(connection, row[0])
+    await connection.execute("COMMIT")
+    return gone
+
+
+async def retain(connection: Connection, run_id: str, limits: Retention | None) -> None:
+    """Note the limits of a run's stream. Raises RunNotFound, and the driver's errors."""
+    if not could_be_stored(run_id):
+        raise not_found(run_id)
+    await connection.execute("BEGIN")
+    found = await connection.execute(
+        "SELECT id FROM run WHERE id = (SELECT root FROM run WHERE run_id = %s) FOR UPDATE",
+        [run_id],
+    )
+    row = await found.fetchone()
+    if row is None:
+        raise not_found(run_id)
+    await connection.execute("DELETE FROM retention WHERE run = %s", [row[0]])
+    if limits is not None:
+        encoded = msgspec.json.encode(limits).decode()
+        await connection.execute(
+            "INSERT INTO retention (run, limits) VALUES (%s, %s)", [row[0], encoded]
+        )
+    await connection.execute("COMMIT")
+
+
+async def retained(connection: Connection) -> dict[str, Retention]:
+    """The limits of all runs that have some, by the ids of their roots."""
+    found = await connection.execute(
+        "SELECT run.run_id, limits::text FROM retention JOIN run ON run.id = retention.run"
+    )
+    return {
+        run_id: msgspec.json.decode(limits, type=Retention)
+        for run_id, limits in await found.fetchall()
+    }
+
+
 async def _remove_slice(connection: Connection, root: int) -> list[str]:
     old = await connection.execute(
         "DELETE FROM chunk WHERE run = %(run)s AND last_seq <= (SELECT max(last_seq) FROM ("
@@ -109,10 +162,12 @@ async def _remove_slice(connection: Connection, root: int) -> list[str]:
     removed = [seq for (seq,) in await old.fetchall()]
     if len(removed) >= CHUNKS_PER_REMOVAL:
         await connection.execute(
-            "UPDATE run SET first_seq = %s WHERE id = %s", [max(removed) + 1, root]
+            "UPDATE run SET first_seq = %s, revision = revision + 1 WHERE id = %s",
+            [max(removed) + 1, root],
         )
         return []
     await connection.execute("DELETE FROM producer WHERE run = %s", [root])
+    await connection.execute("DELETE FROM retention WHERE run = %s", [root])
     # (The root is not among its children for the index on them.)
     gone = await connection.execute(
         "DELETE FROM run WHERE (root = %(run)s AND root <> id) OR id = %(run)s RETURNING run_id",

@@ -17,6 +17,7 @@ SERVER_VERSION_MIN: Final = 13
 
 # `chunk` holds consecutive drafts as one JSON array; `mark` is that of the transaction which wrote it, so
 # that a writer whose connection broke during its commit can find out whether it happened.
+# `revision` counts the changes of a row; of a root's row, those of its whole family and of its producers.
 # The room that `fillfactor` leaves keeps the update of each append on its own page, out of the indexes.
 _VERSION_1: Final[tuple[LiteralString, ...]] = (
     """CREATE TABLE run (
@@ -35,7 +36,8 @@ _VERSION_1: Final[tuple[LiteralString, ...]] = (
         epoch         bigint NOT NULL,
         counter       bigint NOT NULL,
         lease_s       double precision NOT NULL,
-        grace_s       double precision NOT NULL
+        grace_s       double precision NOT NULL,
+        revision      bigint NOT NULL
     ) WITH (fillfactor = 70)""",
     "CREATE INDEX run_children ON run (root) WHERE root <> id",
     "CREATE INDEX run_ended ON run (ended) WHERE ended IS NOT NULL AND root = id",
@@ -59,6 +61,7 @@ _VERSION_1: Final[tuple[LiteralString, ...]] = (
         drafts    bytea NOT NULL,
         PRIMARY KEY (run, last_seq)
     )""",
+    "CREATE TABLE retention (run bigint PRIMARY KEY, limits json NOT NULL)",
 )
 # The statements that lead from each version to the next; never changed once released, only added to.
 MIGRATIONS: Final = (_VERSION_1,)

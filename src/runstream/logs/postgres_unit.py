@@ -1,16 +1,17 @@
 # ruff: noqa: S608 - the statements below are put together from literals of this file
-"""One transaction's view of a PostgreSQL log: the rows that its work concerns, loaded and locked, changed in
-memory, and written back together.
+"""One transaction's view of a PostgreSQL log: the rows that its work concerns, loaded, changed in memory, and
+written back together.
 
-So the work itself is plain code over a few objects, and a transaction costs two round trips however many
-appends share it. The root's row is locked until the commit: that is what makes the order of numbers the
-order of commits.
+So the work itself is plain code over a few objects, and costs two round trips however many appends share
+it. The write is one statement: it locks each root's row, looks whether it is still of the revision that was
+loaded, and commits. So the order of numbers is the order of commits.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
@@ -26,18 +27,19 @@ _Rows = psycopg.AsyncCursor[tuple[Any, ...]]
 
 _COLUMNS: Final[LiteralString] = (
     "id, root, run_id, parent_run_id, workflow, status, generation, first_seq, last_seq, created, ended,"
-    " owner, epoch, counter, lease_s, grace_s"
+    " owner, epoch, counter, lease_s, grace_s, revision"
 )
 _SELECT: Final[LiteralString] = "SELECT " + _COLUMNS
-# The runs and their roots. A root is older than its children, so it is locked first; all of them in one
-# order, so that two processes never wait for each other.
-_LOCK: Final[LiteralString] = (
+_RUNS: Final[LiteralString] = (
     _SELECT + " FROM run WHERE id = ANY(ARRAY("
     "SELECT root FROM run WHERE run_id = ANY(%(runs)s)"
-    " UNION SELECT id FROM run WHERE run_id = ANY(%(runs)s)"
-    ")) ORDER BY root, id FOR UPDATE"
+    " UNION SELECT id FROM run WHERE run_id = ANY(%(runs)s)))"
 )
-# These look again, behind the lock: what they find nobody else changes meanwhile.
+_LOCK: Final[LiteralString] = (
+    "SELECT FROM run WHERE id = ANY(ARRAY(SELECT root FROM run WHERE run_id = ANY(%s)))"
+    " ORDER BY id FOR UPDATE"
+)
+# These look later than at the roots: what has changed in between changes a root's revision.
 _FAMILIES: Final[LiteralString] = (
     _SELECT + " FROM run WHERE root <> id AND ended IS NULL"
     " AND root = ANY(ARRAY(SELECT root FROM run WHERE run_id = ANY(%(families)s)))"
@@ -53,31 +55,42 @@ _NEW_IDS: Final[LiteralString] = (
 )
 _MARKED: Final[LiteralString] = "SELECT 1 FROM chunk WHERE run = %s AND last_seq = %s AND mark = %s"
 
-_ARRAYS: Final[LiteralString] = (
-    "unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
-    " %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[], %b::bigint[], %b::bigint[],"
-    " %b::float8[], %b::float8[])"
+_TYPES: Final[LiteralString] = (
+    "id bigint, root bigint, run_id text, parent_run_id text, workflow text, status text, generation text,"
+    " first_seq bigint, last_seq bigint, created bigint, ended bigint, owner text, epoch bigint,"
+    " counter bigint, lease_s float8, grace_s float8, revision bigint"
 )
-_INSERT_RUNS: Final[LiteralString] = "INSERT INTO run (" + _COLUMNS + ") SELECT * FROM " + _ARRAYS
-_UPDATE_RUNS: Final[LiteralString] = (
-    "UPDATE run SET status = new.status, first_seq = new.first_seq, last_seq = new.last_seq,"
+# All or nothing, and nothing if a row of `run` is not any more the one that we know: so no lock is held
+# while a client thinks, or has stopped, or is gone.
+_WRITE: Final[LiteralString] = (
+    "WITH new AS MATERIALIZED (SELECT * FROM json_to_recordset(%(runs)s::json) AS new ("
+    + _TYPES
+    + ")),"
+    " locked AS MATERIALIZED (SELECT run.id FROM new JOIN run ON run.id = new.id"
+    " AND run.generation = new.generation AND run.revision = new.revision - 1 FOR UPDATE OF run),"
+    " same AS MATERIALIZED (SELECT count(*) = %(count)s AS ok FROM locked),"
+    " updated AS (UPDATE run SET status = new.status, first_seq = new.first_seq, last_seq = new.last_seq,"
     " ended = new.ended, owner = new.owner, epoch = new.epoch, counter = new.counter,"
-    " lease_s = new.lease_s, grace_s = new.grace_s"
-    " FROM " + _ARRAYS + " AS new (" + _COLUMNS + ") WHERE run.id = new.id"
-)
-_PUT_PRODUCERS: Final[LiteralString] = (
-    "INSERT INTO producer SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bigint[], %b::bigint[],"
-    " %b::bigint[], %b::bigint[], %b::bigint[]) ON CONFLICT (run, producer_id) DO UPDATE SET"
+    " lease_s = new.lease_s, grace_s = new.grace_s, revision = new.revision"
+    " FROM new WHERE run.id = new.id AND (SELECT ok FROM same)),"
+    " created AS (INSERT INTO run (" + _COLUMNS + ") SELECT " + _COLUMNS + " FROM"
+    " json_to_recordset(%(created)s::json) AS new_run ("
+    + _TYPES
+    + ") WHERE (SELECT ok FROM same)),"
+    " trimmed AS (DELETE FROM chunk USING json_to_recordset(%(trims)s::json)"
+    " AS old (run bigint, through bigint) WHERE chunk.run = old.run AND chunk.last_seq <= old.through"
+    " AND (SELECT ok FROM same)),"
+    " stored AS (INSERT INTO chunk (run, first_seq, last_seq, mark, drafts)"
+    " SELECT run, first_seq, last_seq, %(mark)s, drafts FROM ROWS FROM (json_to_recordset(%(chunks)s::json)"
+    " AS (run bigint, first_seq bigint, last_seq bigint), unnest(%(drafts)b::bytea[]))"
+    " AS new_chunk (run, first_seq, last_seq, drafts) WHERE (SELECT ok FROM same)),"
+    " sent AS (INSERT INTO producer (run, producer_id, epoch, number, batch_number, first_seq, last_seq)"
+    " SELECT * FROM json_to_recordset(%(producers)s::json) AS state (run bigint, producer_id text,"
+    " epoch bigint, number bigint, batch_number bigint, first_seq bigint, last_seq bigint)"
+    " WHERE (SELECT ok FROM same) ON CONFLICT (run, producer_id) DO UPDATE SET"
     " epoch = excluded.epoch, number = excluded.number, batch_number = excluded.batch_number,"
-    " first_seq = excluded.first_seq, last_seq = excluded.last_seq"
-)
-_INSERT_CHUNKS: Final[LiteralString] = (
-    "INSERT INTO chunk SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[],"
-    " %b::bytea[])"
-)
-_TRIM: Final[LiteralString] = (
-    "DELETE FROM chunk USING unnest(%b::bigint[], %b::bigint[]) AS old (run, through)"
-    " WHERE chunk.run = old.run AND chunk.last_seq <= old.through"
+    " first_seq = excluded.first_seq, last_seq = excluded.last_seq)"
+    " SELECT ok FROM same"
 )
 
 
@@ -101,6 +114,8 @@ class Run:
     counter: int = 0
     lease_s: float = 0.0
     grace_s: float = 0.0
+    # Counts the changes of this row; of a root's, those of its whole family and of its producers.
+    revision: int = 0
 
     @property
     def lease(self) -> Lease | None:
@@ -188,16 +203,21 @@ class Unit:
 
     def add(self, run: Run) -> None:
         """A new run."""
-        self._know(run)
+        self.know(run)
         self.new_runs.append(run)
+        self.change(self.root_of(run))
 
     def change(self, run: Run) -> None:
-        """Write this run back."""
-        self.changed_runs[run.id] = run
+        """Write this run back, and let its root tell that something changed."""
+        for one in (run, self.root_of(run)):
+            if one.id not in self.changed_runs:
+                one.revision += 1
+                self.changed_runs[one.id] = one
 
     def put_producer(self, root: int, producer_id: str, state: ProducerState) -> None:
         self.producers[root, producer_id] = state
         self.changed_producers.add((root, producer_id))
+        self.change(self.roots[root])
 
     def touched(self) -> list[tuple[str, str, int]]:
         """What others may wait for: run id, generation and newest seq of its stream."""
@@ -207,7 +227,8 @@ class Unit:
             for run in changed.values()
         ]
 
-    def _know(self, run: Run) -> None:
+    def know(self, run: Run) -> None:
+        """Take in a row as it is."""
         self.runs[run.run_id] = run
         if run.id == run.root:
             self.roots[run.id] = run
@@ -215,19 +236,31 @@ class Unit:
     # --- loading and writing ---------------------------------------------------------------------
 
     async def load(
-        self, connection: Connection, needs: Sequence[Needs], unsure: Attempt | None
+        self,
+        connection: Connection,
+        needs: Sequence[Needs],
+        unsure: Attempt | None,
+        *,
+        lock: bool,
     ) -> bool:
-        """Begin the transaction, lock and load; True if `unsure` proves to have been committed."""
+        """Read what is needed; True if `unsure` proves to have been committed.
+
+        `lock`: in a transaction that keeps others away from the streams; the caller commits it.
+        """
         asked = _Asked(needs)
         states = ids = marked = None
-        async with connection.pipeline():
+        if lock:
             await connection.execute("BEGIN")
-            found = [await connection.execute(_LOCK, {"runs": asked.runs})]
+            await connection.execute(_LOCK, [asked.runs])
+        # (In a pipeline the server would not end a transaction whose client has stopped.)
+        async with nullcontext() if lock else connection.pipeline():
+            found = [await connection.execute(_RUNS, {"runs": asked.runs})]
             if asked.families:
                 found.append(await connection.execute(_FAMILIES, {"families": asked.families}))
             if asked.producers:
-                runs, producers = _columns(asked.producers)
-                states = await connection.execute(_PRODUCERS, {"runs": runs, "ids": producers})
+                runs, producers = zip(*asked.producers, strict=True)
+                pairs = {"runs": list(runs), "ids": list(producers)}
+                states = await connection.execute(_PRODUCERS, pairs)
             if asked.creating:
                 ids = await connection.execute(_NEW_IDS, [asked.creating])
             if unsure is not None:
@@ -240,7 +273,7 @@ class Unit:
         for cursor in found:
             for row in await cursor.fetchall():
                 if row[2] not in self.runs:
-                    self._know(Run(*row))
+                    self.know(Run(*row))
         if states is not None:
             for root, producer_id, *state in await states.fetchall():
                 self.producers[root, producer_id] = ProducerState(*state)
@@ -252,35 +285,48 @@ class Unit:
         """Whether there is anything to write."""
         return bool(self.new_runs or self.changed_runs or self.changed_producers or self.trims)
 
-    async def write(self, connection: Connection) -> None:
-        """Write what changed, and commit."""
+    async def write(self, connection: Connection) -> bool:
+        """Write what changed, in one statement; False (and nothing is written) if the rows are not any more
+        what this unit was made of.
+        """
+        written = await connection.execute(_WRITE, self._changes())
+        return await written.fetchone() == (True,)
+
+    def _changes(self) -> dict[str, Any]:
         self.mark = secrets.randbits(63)
         new = {run.id for run in self.new_runs}
-        changed = [run for run in self.changed_runs.values() if run.id not in new]
-        async with connection.pipeline():
-            if self.chunks:
-                await connection.execute(_INSERT_CHUNKS, self._chunk_columns())
-            if self.new_runs:
-                await connection.execute(_INSERT_RUNS, _run_columns(self.new_runs))
-            if changed:
-                await connection.execute(_UPDATE_RUNS, _run_columns(changed))
-            if self.changed_producers:
-                await connection.execute(_PUT_PRODUCERS, self._producer_columns())
-            if self.trims:
-                await connection.execute(_TRIM, [list(self.trims), list(self.trims.values())])
-            await connection.execute("COMMIT")
+        # In one order: two processes that lock them never wait for each other.
+        runs = [self.changed_runs[key] for key in sorted(self.changed_runs) if key not in new]
+        return {
+            "runs": _json(runs),
+            "count": len(runs),
+            "created": _json(self.new_runs),
+            "mark": self.mark,
+            "chunks": _json(
+                [
+                    {"run": chunk.root, "first_seq": chunk.first_seq, "last_seq": chunk.last_seq}
+                    for chunk in self.chunks
+                ]
+            ),
+            "drafts": [chunk.encoded for chunk in self.chunks],
+            "producers": _json(
+                [
+                    {
+                        "run": run,
+                        "producer_id": name,
+                        **msgspec.structs.asdict(self.producers[run, name]),
+                    }
+                    for run, name in sorted(self.changed_producers)
+                ]
+            ),
+            "trims": _json(
+                [{"run": run, "through": through} for run, through in self.trims.items()]
+            ),
+        }
 
-    def _chunk_columns(self) -> list[list[Any]]:
-        return _columns(
-            (chunk.root, chunk.first_seq, chunk.last_seq, self.mark, chunk.encoded)
-            for chunk in self.chunks
-        )
 
-    def _producer_columns(self) -> list[list[Any]]:
-        return _columns(
-            (*key, *msgspec.structs.astuple(self.producers[key]))
-            for key in sorted(self.changed_producers)
-        )
+def _json(rows: Sequence[object]) -> str:
+    return msgspec.json.encode(rows).decode()
 
 
 class _Asked:
@@ -297,18 +343,3 @@ class _Asked:
             {pair for need in needs for pair in need.producers if could_be_stored(pair[0])}
         )
         self.creating = sum(need.creates for need in needs)
-
-
-def _run_columns(runs: Iterable[Run]) -> list[list[Any]]:
-    return _columns(
-        (
-            run.id, run.root, run.run_id, run.parent_run_id, run.workflow, run.status, run.generation,
-            run.first_seq, run.last_seq, run.created, run.ended, run.owner, run.epoch, run.counter,
-            run.lease_s, run.grace_s,
-        )
-        for run in runs
-    )  # fmt: skip
-
-
-def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]

@@ -7,15 +7,17 @@ commit whose answer was lost is looked up, not guessed: its callers hear what be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
 import psycopg
 
 from ..errors import LogClosed, LogUnavailable, RunstreamError
+from .postgres_known import Known
 from .postgres_line import Broken, Connection, Line, TablesGone, damaged, translate
 from .postgres_unit import Attempt, Needs, Unit
 from .postgres_url import Address
@@ -26,7 +28,11 @@ JOBS_PER_COMMIT_MAX: Final = 512
 SIZE_BYTES_PER_COMMIT_MAX: Final = 8 * 1024 * 1024
 # Two processes may create one run at the same moment: the second one finds it when it tries again.
 ATTEMPTS_MAX: Final = 5
-# A commit without an answer is looked up for this long: an engine that crashed is back by then.
+# Another process that writes to the same streams can come between our look and our write; after so many
+# times we keep it away while we look.
+LOOKS_BEFORE_LOCK: Final = 3
+# A commit without an answer is looked up for this long: an engine that crashed is back by then. (Not for
+# callers that can send it again without harm: they soon hear that the log does not answer.)
 SETTLE_S: Final = 30.0
 SETTLE_PAUSE_S: Final = 0.1
 
@@ -36,15 +42,23 @@ logger = logging.getLogger(__name__)
 class Job:
     """A piece of work for the next transaction, and where its outcome goes."""
 
-    __slots__ = ("future", "needs", "size_bytes", "work")
+    __slots__ = ("future", "needs", "repeatable", "size_bytes", "work")
 
     def __init__(
-        self, needs: Needs, work: Callable[[Unit], Any], future: Future[Any], size_bytes: int = 0
+        self,
+        needs: Needs,
+        work: Callable[[Unit], Any],
+        future: Future[Any],
+        *,
+        size_bytes: int = 0,
+        repeatable: bool = True,
     ) -> None:
         self.needs = needs
         self.work = work
         self.future = future
         self.size_bytes = size_bytes
+        # Whether its caller may just make it again when it is unknown what became of it.
+        self.repeatable = repeatable
 
 
 class Writer:
@@ -68,6 +82,7 @@ class Writer:
         self._queue: deque[Job] = deque()
         self._called = asyncio.Event()
         self._closing = False
+        self._known = Known()
 
     def put(self, job: Job) -> None:
         """Have a job done. In the writer's loop."""
@@ -145,6 +160,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         unsure: Attempt | None = None
         settle_at = loop.time() + SETTLE_S
+        repeatable = all(job.repeatable for job in jobs)
         attempts = 0
         while True:
             attempts += 1
@@ -160,32 +176,72 @@ class Writer:
                 if unsure is None:
                     raise
                 problem = error
-            if unsure is not None:
-                if loop.time() > settle_at or self._closing:
-                    raise LogUnavailable(
-                        f"{problem}: whether the last records were stored is not known"
-                    )
-                await asyncio.sleep(SETTLE_PAUSE_S)
-            elif attempts >= ATTEMPTS_MAX:
-                raise problem
+            if unsure is None:
+                if attempts >= ATTEMPTS_MAX:
+                    raise problem
+                continue
+            enough = loop.time() > settle_at or (repeatable and attempts >= ATTEMPTS_MAX)
+            if enough or self._closing:
+                raise LogUnavailable(f"{problem}: what became of the last append is not known")
+            await asyncio.sleep(SETTLE_PAUSE_S)
 
     async def _transact(self, jobs: list[Job], unsure: Attempt | None) -> list[Any]:
+        needs = [job.needs for job in jobs]
         async with self._line.used() as connection:
-            unit = Unit()
-            try:
-                if await unit.load(connection, [job.needs for job in jobs], unsure) and unsure:
+            if unsure is None:
+                outcomes = await self._guess(connection, jobs, needs)
+                if outcomes is not None:
+                    return outcomes
+            for attempt in range(LOOKS_BEFORE_LOCK + 1):
+                lock = attempt == LOOKS_BEFORE_LOCK
+                unit = Unit()
+                try:
+                    committed = await unit.load(connection, needs, unsure, lock=lock)
+                except psycopg.Error as error:
+                    raise translate(self._address, error, connection) from error
+                if unsure is not None and committed:
                     return unsure.outcomes
-            except psycopg.Error as error:
-                raise translate(self._address, error, connection) from error
-            outcomes = [_outcome(job, unit) for job in jobs]
-            if unit.writes:
-                await self._write(connection, unit, outcomes)
-                self._on_commit(unit.touched())
-            return outcomes
+                outcomes = [_outcome(job, unit) for job in jobs]
+                if not unit.writes or await self._write(connection, unit, outcomes, lock=lock):
+                    return outcomes
+        raise _Conflict("rows have changed while they were locked")
 
-    async def _write(self, connection: Connection, unit: Unit, outcomes: list[Any]) -> None:
+    async def _guess(
+        self, connection: Connection, jobs: list[Job], needs: list[Needs]
+    ) -> list[Any] | None:
+        """Do the jobs on what we know, without a look before; None if that is not possible."""
+        unit = self._known.unit_for(needs)
+        if unit is None:
+            return None
+        outcomes = [_outcome(job, unit) for job in jobs]
+        if not unit.chunks or any(isinstance(outcome, Exception) for outcome in outcomes):
+            return None  # what is refused is refused on what is so, not on what was
+        return outcomes if await self._write(connection, unit, outcomes, lock=False) else None
+
+    async def _write(
+        self, connection: Connection, unit: Unit, outcomes: list[Any], *, lock: bool
+    ) -> bool:
+        """Commit the unit; False if another process has changed its rows meanwhile."""
+        with self._translated(connection, unit, outcomes):
+            if not await unit.write(connection):
+                self._known.was_wrong(unit)
+                return False
+            if lock:
+                await connection.execute("COMMIT")
+        self._committed(unit)
+        return True
+
+    def _committed(self, unit: Unit) -> None:
+        news = unit.touched()
+        self._known.keep(unit)
+        self._on_commit(news)
+
+    @contextlib.contextmanager
+    def _translated(
+        self, connection: Connection, unit: Unit, outcomes: list[Any]
+    ) -> Generator[None]:
         try:
-            await unit.write(connection)
+            yield
         except psycopg.errors.UniqueViolation as error:
             raise _Conflict(str(error)) from error
         except psycopg.Error as error:
