@@ -85,7 +85,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "task",
         "workflow",
     ),
-    (FACE, "__main__", "cli/*", "demo"),
+    (FACE, "__main__", "cli/*", "demo", "storyteller"),
 )
 
 # Names that say nothing draw in whatever has no home.

@@ -1,4 +1,4 @@
-"""The demo: two stories are written at the same time, as two models would, token by token.
+"""The demo: two stories are written at the same time, token by token, by a model if there is one.
 
 A workflow that does what real ones do: steps side by side, tokens, progress, for each story a task whose
 state grows, and a step that collects. Whoever wants to see a run of it follows it like any other.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 from .events import Event, StartEvent, StopEvent
 from .publishing import publish
 from .step import step
+from .storyteller import Storyteller
 from .task import Task
 from .workflow import Workflow
 from .workflow_context import Context
@@ -34,6 +36,8 @@ STORIES: Final = {
         "Whoever keeps that light, she thought, has not missed a single one.",
     ),
 }
+# What the model is asked for.
+CUES: Final = {"gen-1": "keeper", "gen-2": "captain"}
 # What the story's log book says when a sentence is finished.
 NOTES: Final = {
     "gen-1": ("lamp lit", "fog", "counting", "a bell!", "not alone"),
@@ -43,12 +47,9 @@ NOTES: Final = {
 SIGNALS: Final = {"gen-1": ("flashes", 6), "gen-2": ("bells", 12)}
 
 # Seconds between two tokens of a story: about as fast as one reads, six seconds in all.
-TOKEN_S: Final = 0.11
+TOKEN_S: Final = 0.125
 # Progress is for people: once in so many tokens is enough.
 TOKENS_PER_PROGRESS: Final = 5
-
-# Models write long words in pieces.
-_PIECE_LENGTH: Final = 6
 
 
 @dataclass
@@ -84,14 +85,13 @@ class Demo(Workflow):
 
     def __init__(self) -> None:
         super().__init__("demo")
+        self._teller = Storyteller({CUES[name]: story for name, story in STORIES.items()})
 
     @step
     async def begin(self, ctx: Context[Evening], ev: Begin) -> list[Tell]:
         """Hand out the stories."""
         async with ctx.store.edit_state() as evening:
-            evening.total = sum(
-                len(_tokens(sentence)) for story in STORIES.values() for sentence in story
-            )
+            evening.total = sum(sum(self._teller.lengths(cue)) for cue in CUES.values())
         return [Tell(generation=name, token_s=TOKEN_S / ev.speed) for name in STORIES]
 
     @step(num_workers=len(STORIES))
@@ -103,15 +103,16 @@ class Demo(Workflow):
         index = 0
         state: dict[str, Any] = {signal: 0, "notes": []}
         async with Task("log-book", state=state) as book:
-            for sentence, note in zip(STORIES[name], NOTES[name], strict=True):
-                for token in _tokens(sentence):
-                    await asyncio.sleep(ev.token_s * pace.uniform(0.4, 1.6))
-                    publish({"text": token}, kind="token", correlation_id=name, index=index)
-                    index += 1
-                    await _count(ctx)
-                    if index % every == 0:
-                        await book.update_state({signal: book.state[signal] + 1})
-                await book.append("notes", note)
+            ends = dict(zip(accumulate(self._teller.lengths(CUES[name])), NOTES[name], strict=True))
+            async for token in self._teller.tell(CUES[name]):
+                await asyncio.sleep(ev.token_s * pace.uniform(0.4, 1.6))
+                publish({"text": token}, kind="token", correlation_id=name, index=index)
+                index += 1
+                await _count(ctx)
+                if index % every == 0:
+                    await book.update_state({signal: book.state[signal] + 1})
+                if index in ends:
+                    await book.append("notes", ends[index])
         return Told(generation=name, tokens=index)
 
     @step
@@ -128,13 +129,3 @@ async def _count(ctx: Context[Evening]) -> None:
         evening.done += 1
         if evening.done % TOKENS_PER_PROGRESS == 0 or evening.done == evening.total:
             publish({"done": evening.done, "total": evening.total}, kind="progress")
-
-
-def _tokens(sentence: str) -> list[str]:
-    """The sentence in pieces, as a model would send it; joined, they are the sentence and a space."""
-    pieces: list[str] = []
-    for word in sentence.split():
-        cut = _PIECE_LENGTH if len(word) > _PIECE_LENGTH + 2 else len(word)
-        pieces += [piece for piece in (word[:cut], word[cut:]) if piece]
-        pieces[-1] += " "
-    return pieces
