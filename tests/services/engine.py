@@ -91,6 +91,12 @@ class Engine:
         return _family(self.pid)
 
     @property
+    def returncode(self) -> int | None:
+        """How the process that was started last has ended; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    @property
     def output(self) -> str:
         """What it has written to its output, in all its lives."""
         return (self._folder / "output.log").read_text(errors="replace")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class Listening:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_key_password: str | None = None
+    header_read_s: float = HEADER_READ_S_MAX
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -64,12 +66,14 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
     Raises:
         InvalidURL, NotALog, LogUnavailable: the log cannot be used.
         LogUnavailable: the address is taken.
+        InvalidInput: the certificate or its key cannot be used.
     """
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
     try:
+        _check_free(listening)
         await app.start()
         _calm_collector()
         server = _granian(app, listening)
@@ -103,7 +107,33 @@ def _calm_collector() -> None:
     gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
+def _check_free(listening: Listening) -> None:
+    """Granian would share a port with whoever has it, and each would get some of the connections.
+
+    Raises LogUnavailable: it is taken, or is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # Connections of a server that has just ended are no reason to wait.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise LogUnavailable(f"cannot listen at {listening.url}: {error.strerror}") from error
+
+
 def _granian(app: App, listening: Listening) -> Server:
+    try:
+        return _make_server(app, listening)
+    except OSError as error:  # errors of TLS are some
+        raise InvalidInput(
+            f"the certificate {listening.tls_cert} and its key {listening.tls_key} cannot be used: {error}"
+        ) from error
+
+
+def _make_server(app: App, listening: Listening) -> Server:
     return Server(
         app,
         address=listening.host,
@@ -113,7 +143,8 @@ def _granian(app: App, listening: Listening) -> Server:
         backlog=BACKLOG,
         backpressure=CONNECTIONS_MAX,
         http1_settings=HTTP1Settings(
-            header_read_timeout=int(HEADER_READ_S_MAX * 1000), max_buffer_size=HEADER_BYTES_MAX
+            header_read_timeout=int(listening.header_read_s * 1000),
+            max_buffer_size=HEADER_BYTES_MAX,
         ),
         http2_settings=HTTP2Settings(max_headers_size=HEADER_BYTES_MAX),
         log_level=LogLevels.error,

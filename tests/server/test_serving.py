@@ -1,0 +1,222 @@
+"""`runstream serve` as a process: how it starts, speaks, and goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from command_process import run_command
+from programs import run_program, wait_until
+from runstream import connect
+from server_process import Reply, ServerProcess, running_server, server
+from services.engine import answers, free_port
+
+__all__ = ["server"]
+
+# The first bytes of HTTP/2: the client's preface and an empty SETTINGS frame.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = 4
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return cert_file, key_file
+
+
+def read_exactly(line: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = line.recv(size - len(data))
+        assert part, f"hung up after {data!r}"
+        data += part
+    return data
+
+
+def test_it_says_where_it_listens_and_is_alive_and_ready(server: ServerProcess) -> None:
+    assert f"at {server.url}" in server.output
+    assert server.call("GET", "/healthz/live").json == {"live": True}
+    assert server.call("GET", "/healthz").json == {"live": True, "ready": True}
+    assert server.call("HEAD", "/healthz").status == 200
+
+
+def test_it_speaks_http_2_without_tls(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(PREFACE)
+        assert read_exactly(line, 9)[3] == SETTINGS
+
+
+def test_it_serves_https_and_chooses_http_2_where_the_client_can(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    port = free_port()
+    listening = f"Listening(port={port}, tls_cert=Path({str(cert)!r}), tls_key=Path({str(key)!r}))"
+    with run_program(SERVE.replace("LISTENING", listening)) as program:
+        program.wait_line("ready")
+        context = ssl.create_default_context(cafile=str(cert))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        wait_until(lambda: answers(port), "it listens")
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as line,
+        ):
+            assert line.selected_alpn_protocol() == "h2"
+            line.sendall(PREFACE)
+            assert read_exactly(line, 9)[3] == SETTINGS
+        context.set_alpn_protocols(["http/1.1"])
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as line,
+        ):
+            line.sendall(b"GET /healthz/live HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            assert line.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+SERVE = """
+import asyncio
+from pathlib import Path
+from runstream.server.app import create_app
+from runstream.server.serving import Listening, serve
+
+def ready():
+    print("ready", flush=True)
+
+asyncio.run(serve(create_app("memory:"), LISTENING, ready))
+"""
+
+
+def test_headers_that_come_too_slowly_are_not_waited_for(tmp_path: Path) -> None:
+    port = free_port()
+    listening = f"Listening(port={port}, header_read_s=0.2)"
+    with run_program(SERVE.replace("LISTENING", listening)) as program:
+        program.wait_line("ready")
+        wait_until(lambda: answers(port), "it listens")
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as line:
+            line.sendall(b"GET /healthz/live HTTP/1.1\r\nho")
+            assert line.recv(1000) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as line:
+            line.sendall(b"GET /healthz/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert line.recv(1000).startswith(b"HTTP/1.1 200")
+            # A connection that stays idle is closed, too.
+            assert line.recv(1000) == b""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--port", "0"], 2, "--port"),
+        (["--tls-cert", "cert.pem"], 2, "go together"),
+        (["--tls-cert", "no.pem", "--tls-key", "no.pem"], 2, "no.pem"),
+        (["--url", "nonsense:"], 2, "nonsense:"),
+        (["--host", "0.0.0.0"], 2, "--keys"),
+        (["no_such_file.py"], 2, "no_such_file.py"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    sqlite_url: str, options: list[str], code: int, said: str
+) -> None:
+    ended = run_command(sqlite_url, "serve", *options)
+    assert ended.returncode == code
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_is_taken_is_said(server: ServerProcess) -> None:
+    ended = run_command(server.log_url, "serve", "--port", str(server.port))
+    assert ended.returncode == 4
+    assert server.url in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_streaming_events_are_neither_taken_nor_shown(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    with running_server(tmp_path, sqlite_url, "--no-streaming") as server:
+        assert server.call("PUT", "/v1/runs/r", {"workflow": "w"}).status == 201
+        for answer in (
+            server.call("POST", "/v1/runs/r/events", {"events": [{"kind": "a"}]}),
+            server.call("GET", "/v1/runs/r/events"),
+        ):
+            assert (answer.status, answer.json["code"]) == (501, "streaming_off")
+        assert server.call("GET", "/v1/runs/r").json["last_seq"] == 0
+
+
+def test_it_goes_at_once_when_nobody_is_there(server: ServerProcess) -> None:
+    line = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    line.sendall(b"GET /healthz/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert line.recv(1000).startswith(b"HTTP/1.1 200")
+    # An idle connection keeps nobody waiting.
+    server.stop()
+    assert server.returncode == 0
+    assert line.recv(1000) == b""
+    line.close()
+
+
+def test_when_it_stops_who_waits_is_answered_and_what_is_sent_is_stored(
+    server: ServerProcess,
+) -> None:
+    server.call("PUT", "/v1/runs/r", {"workflow": "w"})
+    body = json.dumps({"events": [{"kind": "a", "data": "x" * 1000}] * 500}).encode()
+    request = (
+        b"POST /v1/runs/r/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body)
+    )
+    replies: list[Reply] = []
+    waiting = threading.Thread(
+        target=lambda: replies.append(server.call("GET", "/v1/runs/r?after=0&wait=30"))
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(request + body[:1000])
+        waiting.start()
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        wait_until(lambda: not ready(server), "it is about to stop")
+        waiting.join()
+        line.sendall(body[1000:])
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+    stopping.join()
+    assert server.returncode == 0
+    assert [reply.status for reply in replies] == [200]
+    with connect(server.log_url) as streams:
+        assert len(list(streams.subscribe("r", follow=False))) == 500
+
+
+def ready(server: ServerProcess) -> bool:
+    try:
+        return server.call("GET", "/healthz").status == 200
+    except OSError:
+        return False
