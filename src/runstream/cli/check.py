@@ -19,7 +19,7 @@ from ..conformance import CHECKS, log_factory, run_checks
 from ..conformance.check import Outcome
 from .exit_codes import NOT_OK, OK
 from .options import debug_option
-from .terminal import can_redraw, command_line, harmless, is_watched, make_console
+from .terminal import can_redraw, command_line, harmless, is_watched, make_console, shown_url
 
 # Signs, words and colours: each alone tells.
 _VERDICTS: Final = {
@@ -158,7 +158,7 @@ def _close(
     )
     if 0 < len(broken) <= SHOWN_AGAIN_MAX:
         only = [word for name in broken for word in ("--only", name)]
-        again = command_line("check", url, *only)
+        again = command_line("check", shown_url(url), *only)
         console.print(f"Check again what is broken:  {again}", soft_wrap=True)
 
 

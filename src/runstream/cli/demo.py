@@ -37,6 +37,7 @@ from .terminal import (
     is_watched,
     make_console,
     python_program,
+    shown_url,
 )
 
 EXAMPLES: Final = """\b
@@ -151,7 +152,7 @@ async def _draw(console: Console, handler: Handler, way: Way) -> None:
 
 async def _tell(handler: Handler, way: Way) -> None:
     """Follow the run in plain lines."""
-    click.echo(f"runstream demo: run {handler.run_id} in {way.log_url}")
+    click.echo(f"runstream demo: run {handler.run_id} in {shown_url(way.log_url)}")
     if way.server is not None:
         click.echo(f"console: {way.server.console_url(handler.run_id)}")
         click.echo(f"events:  {_curl(way.server, handler.run_id)}")
@@ -182,7 +183,7 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, way: Way, too
         soft_wrap=True,
     )
     console.print("  " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()))
-    console.print(f"  in {url}", style="dim", soft_wrap=True)
+    console.print(f"  in {shown_url(url)}", style="dim", soft_wrap=True)
     if url.startswith("memory:"):
         console.print("A memory log ends with its process. Leave out --url to keep your runs.")
         return
@@ -203,7 +204,7 @@ async def _sum_up(console: Console, streams: Streams, run_id: str, way: Way, too
             console.print(f"  {line}", style="cyan", soft_wrap=True)
     where = "" if is_on_path() else f" ({python_program()})"
     console.print(f"\nOr from Python{where}:", style="bold")
-    address = "" if url == default_url() else repr(url)
+    address = "" if url == default_url() else repr(shown_url(url))
     for code in (
         "from runstream import connect",
         f"with connect({address}) as streams:",

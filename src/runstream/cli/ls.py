@@ -15,7 +15,7 @@ from ..record import now_us
 from ..settings import read_settings
 from ..wire import encode_run
 from .options import debug_option, url_option
-from .terminal import command_line, harmless, is_watched, make_console
+from .terminal import command_line, harmless, is_watched, make_console, shown_url
 
 # A screen of runs; programs (--json) get them all.
 LIMIT_ON_SCREEN: Final = 20
@@ -109,9 +109,9 @@ def _show(runs: list[RunInfo], *, more: bool) -> None:
 def _say_none(url: str, *, filtered: bool) -> None:
     console = make_console(stderr=True)
     if filtered:
-        console.print(f"No such run in {harmless(url)}.", soft_wrap=True)
+        console.print(f"No such run in {harmless(shown_url(url))}.", soft_wrap=True)
         return
-    console.print(f"No run yet in {harmless(url)}.", soft_wrap=True)
+    console.print(f"No run yet in {harmless(shown_url(url))}.", soft_wrap=True)
     console.print(f"See one: {command_line('demo', url=url)}", soft_wrap=True)
 
 

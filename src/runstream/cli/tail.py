@@ -21,7 +21,7 @@ from ..wire import encode_record
 from .exit_codes import INTERRUPTED, RUN_NOT_FOUND, exit_code_of_run
 from .options import Problem, debug_option, url_option
 from .record_line import RecordLines
-from .terminal import command_line, harmless, is_watched, make_console, shows_colors
+from .terminal import command_line, harmless, is_watched, make_console, shown_url, shows_colors
 
 LATEST: Final = "latest"
 # Between two looks for a first run (`tail latest --wait`): nothing tells that one has begun.
@@ -204,7 +204,8 @@ def _title(info: RunInfo) -> str:
 
 def _not_found(run: str, url: str) -> str:
     demo = command_line("demo", url=url)
+    shown = shown_url(url)
     if run == LATEST:
-        return f"there is no run yet in {url}; start one (`{demo}`), or wait for it with --wait"
+        return f"there is no run yet in {shown}; start one (`{demo}`), or wait for it with --wait"
     runs = command_line("ls", url=url)
-    return f"there is no run {run!r} in {url}; `{runs}` shows the runs, --wait waits for this one"
+    return f"there is no run {run!r} in {shown}; `{runs}` shows the runs, --wait waits for this one"

@@ -14,6 +14,8 @@ from rich.console import Console
 from ..settings import default_url
 
 # Control characters (a payload may hold escape sequences), and those that turn the order of text.
+# What a URL says before its host, and passwords among its options.
+_SECRETS = re.compile(r"(?<=://)[^/?#]*@|(?<=[?&])(?:ssl)?password=[^&]*")
 _HARMFUL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Wider than any table of ours: names have limits.
@@ -48,9 +50,16 @@ def harmless(text: str) -> str:
     return _HARMFUL.sub(lambda match: _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}", text)
 
 
+def shown_url(url: str) -> str:
+    """A URL as anybody may see it: a terminal is looked at over shoulders, and its output is kept."""
+    return _SECRETS.sub(lambda found: "***@" if found[0].endswith("@") else "password=***", url)
+
+
 def command_line(*words: str, url: str | None = None) -> str:
-    """A `runstream` command as it can be pasted into another terminal in this folder."""
-    where = [] if url is None or url == default_url() else ["--url", url]
+    """A `runstream` command as it can be pasted into another terminal in this folder (but for a password
+    in the URL, which is never shown).
+    """
+    where = [] if url is None or url == default_url() else ["--url", shown_url(url)]
     return " ".join([_program(), *map(shlex.quote, [*words, *where])])
 
 

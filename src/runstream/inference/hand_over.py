@@ -45,9 +45,9 @@ class HandOver:
     __slots__ = (
         "_ended",
         "_error",
+        "_hurried",
         "_left",
         "_loop",
-        "_hurried",
         "_pieces",
         "_reading",
         "_room",
