@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 from starlette.types import Scope
 
-from runstream.errors import Forbidden, InvalidInput, Unauthorized
+from runstream.errors import Forbidden, InvalidInput, LogUnavailable, Unauthorized
 from runstream.server.access import OpenAccess, Principal
-from runstream.server.credentials import Credentials, choose_access, run_token_secret_file
-from runstream.server.keys import create_key, revoke_key
+from runstream.server.credentials import (
+    GRANTS_KEPT_MAX,
+    Credentials,
+    TokenAccess,
+    choose_access,
+    run_token_secret_file,
+)
+from runstream.server.keys import KeyFile, create_key, revoke_key
 from runstream.server.loopback import LoopbackAccess
 from runstream.server.run_tokens import RUN_TOKEN_S_MAX, RunTokens, read_or_make_secret
+from runstream.server.watched_file import LOOK_S
 
 
 def scope_of(token: str | None = None, *, query: str = "", **headers: str) -> Scope:
@@ -206,3 +213,45 @@ def test_access_that_is_off_takes_everyone_and_still_hands_out_tokens() -> None:
     assert everyone.allows("runs:write", "x")
     assert everyone.still_valid()
     assert access.mint(everyone, "nightly", None)[0].startswith("rst_")
+
+
+def test_a_token_that_was_good_is_looked_into_again_when_its_key_is_gone(keys_file: Path) -> None:
+    key, entry = create_key(keys_file, ("admin",))
+    keys = KeyFile(keys_file)
+    access = TokenAccess(keys=keys, jwt=None, run_tokens=RunTokens.with_new_secret())
+    assert access.identify(scope_of(key)) is access.identify(scope_of(key))
+    token, _ = access.mint(access.identify(scope_of(key)), "nightly", 60)
+    access.identify(scope_of(token))
+    revoke_key(keys_file, entry.id)
+    keys._file._looked -= LOOK_S  # pyright: ignore[reportPrivateUsage] - as if a second had passed
+    for one in (key, token):
+        with pytest.raises(Unauthorized):
+            access.identify(scope_of(one))
+    keys_file.unlink()
+    keys._file._looked -= LOOK_S  # pyright: ignore[reportPrivateUsage] - likewise
+    with pytest.raises(LogUnavailable):
+        access.identify(scope_of(key))
+
+
+def test_a_good_token_too_waits_while_the_keys_cannot_be_read(keys_file: Path) -> None:
+    key, _ = create_key(keys_file, ("admin",))
+    keys = KeyFile(keys_file)
+    access = TokenAccess(keys=keys, jwt=None, run_tokens=RunTokens.with_new_secret())
+    access.identify(scope_of(key))
+    keys_file.unlink()
+    keys._file._looked -= LOOK_S  # pyright: ignore[reportPrivateUsage] - as if a second had passed
+    with pytest.raises(LogUnavailable):
+        access.identify(scope_of(key))
+
+
+def test_what_is_remembered_of_good_tokens_is_bounded(keys_file: Path) -> None:
+    key, _ = create_key(keys_file, ("admin",))
+    access = choose_access("0.0.0.0", Credentials(keys_file=keys_file))
+    assert isinstance(access, TokenAccess)
+    tokens = RunTokens(read_or_make_secret(run_token_secret_file(keys_file)))
+    for number in range(GRANTS_KEPT_MAX + 10):
+        access.identify(scope_of(tokens.mint(f"r{number}", 60, by="x")[0]))
+        with pytest.raises(Unauthorized):
+            access.identify(scope_of(f"rsk_{number}"))
+    assert len(access._known) <= GRANTS_KEPT_MAX  # pyright: ignore[reportPrivateUsage] - what it holds is the point
+    access.identify(scope_of(key)).require("admin")

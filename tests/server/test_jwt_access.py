@@ -185,6 +185,16 @@ def test_a_token_of_a_key_that_left_the_set_ends(jwks_file: Path) -> None:
     access.identify(jwt.encode(claims(), OTHER_RSA_KEY, "RS256", {"kid": "r2"}))
 
 
+def test_a_token_of_a_key_that_was_replaced_under_its_id_ends(jwks_file: Path) -> None:
+    access = JwtAccess(jwks_file=jwks_file)
+    grant = access.identify(jwt.encode(claims(), RSA_KEY, "RS256", {"kid": "r1"}))
+    other = access.identify(jwt.encode(claims(), EC_KEY, "ES256", {"kid": "e1"}))
+    jwks_file.write_text(json.dumps({"keys": [rsa_jwk(OTHER_RSA_KEY, "r1"), ec_jwk(EC_KEY, "e1")]}))
+    access._jwks._looked -= LOOK_S  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage] - as if a second had passed
+    assert not grant.still_valid()
+    assert other.still_valid()
+
+
 def test_a_run_token_is_no_jwt_of_the_operator_even_under_one_secret(secret_file: Path) -> None:
     token, _ = RunTokens(SECRET.encode()).mint("nightly", 60, by="key:x")
     with pytest.raises(Unauthorized):

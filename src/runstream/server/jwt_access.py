@@ -6,6 +6,7 @@ for a secret, and `none` is no algorithm.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,23 @@ class Claims(msgspec.Struct, frozen=True):
     runs: list[str] | None = None
 
 
+class _Header(msgspec.Struct, frozen=True):
+    """Which key a token says it was signed with."""
+
+    alg: str
+    kid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One key of a key set, with its own description, and as the library wants it."""
+
+    alg: str
+    kid: object
+    described: dict[str, Any]
+    key: Any
+
+
 class JwtAccess:
     """Checks the tokens of one issuer.
 
@@ -55,24 +73,21 @@ class JwtAccess:
 
     def identify(self, token: str) -> Grant:
         """Raises Unauthorized: forged, expired, or for somebody else."""
+        required = ["exp", *(["iss"] if self._issuer else []), *(["aud"] if self._audience else [])]
         try:
-            algorithm, key = self._key_of(token)
-            required = [
-                "exp",
-                *(["iss"] if self._issuer else []),
-                *(["aud"] if self._audience else []),
-            ]
+            header = msgspec.convert(jwt.get_unverified_header(token), _Header)
+            public = None if header.alg == "HS256" else self._find(header)
             decoded: dict[str, Any] = jwt.decode(
                 token,
-                key,
-                [algorithm],
+                self._required_secret() if public is None else public.key,
+                [header.alg],
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY_S,
                 options={"require": required},
             )
             claims = msgspec.convert(decoded, Claims)
-            return self._grant(token, claims)
+            return self._grant(header, public, claims)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the token has expired") from None
         except (
@@ -85,51 +100,51 @@ class JwtAccess:
             # Which check failed is not told: it would help those who forge more than those who err.
             raise Unauthorized(_REFUSED) from None
 
-    def _grant(self, token: str, claims: Claims) -> Grant:
+    def check(self) -> None:
+        """Raises LogUnavailable: the key set cannot be read now."""
+        if self._jwks is not None:
+            self._jwks.current()
+
+    def _grant(self, header: _Header, public: PublicKey | None, claims: Claims) -> Grant:
         words = claims.scope.split() if isinstance(claims.scope, str) else claims.scope
         return Grant(
             f"jwt:{claims.sub[:64]!r}",
             frozenset(words).intersection(PERMISSIONS),
             None if claims.runs is None else RunPatterns.parse(claims.runs),
             claims.exp + LEEWAY_S,
-            lambda: self._still_knows(token),
+            lambda: public is None or self._still_has(header, public),
         )
 
-    def _key_of(self, token: str) -> tuple[str, Any]:
-        header = jwt.get_unverified_header(token)
-        algorithm = header.get("alg")
-        if algorithm == "HS256" and self._secret is not None:
-            return algorithm, self._secret
-        if algorithm in _KEY_TYPES and self._jwks is not None:
-            return algorithm, self._find(self._jwks.current(), algorithm, header.get("kid"))
-        raise Unauthorized(_REFUSED)
+    def _required_secret(self) -> bytes:
+        if self._secret is None:
+            raise Unauthorized(_REFUSED)
+        return self._secret
 
-    def _find(self, keys: list[jwt.PyJWK], algorithm: str, kid: object) -> Any:
-        fitting = [
-            key
-            for key in keys
-            if key.algorithm_name == algorithm and (kid is None or key.key_id == kid)
-        ]
+    def _find(self, header: _Header) -> PublicKey:
+        """The key of the set that the header names. Raises Unauthorized: none, or more than one."""
+        if self._jwks is None:
+            raise Unauthorized(_REFUSED)
+        fitting = _fitting(self._jwks.current(), header)
         # Without an id a token fits one key alone, or we would have to guess.
         if len(fitting) != 1:
             raise Unauthorized(_REFUSED)
-        return fitting[0].key
+        return fitting[0]
 
-    def _still_knows(self, token: str) -> bool:
-        """Whether the key that signed the token is still in the key set."""
-        if self._jwks is None:
-            return True
-        header = jwt.get_unverified_header(token)
-        if header["alg"] not in _KEY_TYPES:
-            return True
-        try:
-            self._find(self._jwks.latest(), header["alg"], header.get("kid"))
-        except Unauthorized:
-            return False
-        return True
+    def _still_has(self, header: _Header, public: PublicKey) -> bool:
+        """Whether the set still names that very key."""
+        found = [] if self._jwks is None else _fitting(self._jwks.latest(), header)
+        return [key.described for key in found] == [public.described]
 
 
-def parse_jwks(text: bytes) -> list[jwt.PyJWK]:
+def _fitting(keys: list[PublicKey], header: _Header) -> list[PublicKey]:
+    return [
+        key
+        for key in keys
+        if key.alg == header.alg and (header.kid is None or header.kid == key.kid)
+    ]
+
+
+def parse_jwks(text: bytes) -> list[PublicKey]:
     """The keys of a JSON Web Key Set (RFC 7517) that can check signatures of ours.
 
     Raises InvalidInput: it is not one, or has no such key.
@@ -147,7 +162,10 @@ def parse_jwks(text: bytes) -> list[jwt.PyJWK]:
         ]
         if any("d" in key for key, _ in fitting):
             raise InvalidInput("a private key in this JSON Web Key Set: give the public ones")
-        found = [jwt.PyJWK(key, algorithm) for key, algorithm in fitting]
+        found = [
+            PublicKey(algorithm, key.get("kid"), key, jwt.PyJWK(key, algorithm).key)
+            for key, algorithm in fitting
+        ]
     except InvalidInput:
         raise
     except (

@@ -70,6 +70,10 @@ class KeyFile:
             lambda: self._file.latest().get(id) == found,
         )
 
+    def check(self) -> None:
+        """Raises LogUnavailable: the file cannot be read now."""
+        self._file.current()
+
     def knows(self, name: str) -> bool:
         """Whether the key that a grant is named after has not been withdrawn."""
         return name.removeprefix("key:") in self._file.latest()
