@@ -49,6 +49,11 @@ failure, and the last line of standard error is its reason.
     ingest_raw      events_per_s: events whose answers came / time, raw requests of 64 events on 8
                     connections; server_cores: CPU time of the server / time; ``served.serving``
                     puts server and client on a core each; ``**disk.probe(scratch)``
+    client_ingest   events_per_s: events / (drained - first published), with the default settings;
+                    of_64_per_s: the same with 64 events to a request at most; client_us: CPU time of
+                    the client / events; server_cores; ``**disk.probe(scratch)``
+    client_catch_up records_per_s: records / time of an ``async for`` over ``subscribe()``, data not
+                    looked at; client_us: CPU time of the client / records; max_rss_mib
     <engine>_log    append_per_s and bare_append_per_s in turn, append_share of the two; wake_p50_ms,
                     wake_p99_ms from the call of ``append`` to a waiter in another process that has
                     read the record; catch_up_per_s; many_share: appends among ``streams`` others /

@@ -214,6 +214,28 @@ ROWS = (
         Program("ours.ingest_raw"),
     ),
     Row(
+        "client_ingest",
+        "publish() to a local server until all is durable, events of 150 B, one producer, FULL sync",
+        (
+            Figure("events_per_s", "events/s, what waits in one request", "higher", target=65_000),
+            Figure("of_64_per_s", "events/s, 64 to a request at most", "higher"),
+            Figure("client_us", "µs of the client's core per event", "lower"),
+            Figure("server_cores", "cores that the server used", "lower"),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.client_ingest"),
+    ),
+    Row(
+        "client_catch_up",
+        "subscribe() over 1 000 000 stored records of a local server, as `Record` objects",
+        (
+            Figure("records_per_s", "records/s", "higher", target=250_000),
+            Figure("client_us", "µs of the client's core per record", "lower"),
+            Figure("max_rss_mib", "MiB", "lower"),
+        ),
+        Program("ours.client_catch_up"),
+    ),
+    Row(
         "node_subscribe",
         "the TypeScript client in Node over 1 000 000 stored records of a local server",
         (
