@@ -9,8 +9,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from runstream import Task, attach, drain, process, publish, publisher_stats, start_run
-from runstream.errors import RunstreamError, StreamingOff, Unauthorized
+from runstream import (
+    StartEvent,
+    StopEvent,
+    Task,
+    Workflow,
+    attach,
+    drain,
+    process,
+    publish,
+    publisher_stats,
+    start_run,
+    step,
+)
 from scripted_server import Line, Request, Script, answer, problem, run_answer, scripted_server
 
 RUN = json.loads(run_answer().partition(b"\r\n\r\n")[2])
@@ -49,6 +60,13 @@ class Switch:
             self.stored += kinds
             stored = {"first_seq": first, "last_seq": len(self.stored), "duplicates": 0}
             await line.send(answer(200, stored))
+
+
+class Greet(Workflow):
+    @step
+    async def greet(self, ev: StartEvent) -> StopEvent:
+        await muted()
+        return StopEvent(result="hello")
 
 
 async def muted() -> None:
@@ -104,16 +122,17 @@ async def test_a_muted_producer_asks_again_and_goes_on(monkeypatch: pytest.Monke
     assert before >= 1
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "error"),
-    [(501, "streaming_off", StreamingOff), (401, "unauthorized", Unauthorized)],
-)
-async def test_a_run_whose_end_is_not_wanted_says_so(
-    status: int, code: str, error: type[RunstreamError], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("status", "code"), [(501, "streaming_off"), (401, "unauthorized")])
+async def test_work_whose_records_are_not_wanted_is_done_all_the_same(
+    status: int, code: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runstream.publisher.MUTED_S", 0.05)
+    # The ends do not wait until it is time to ask again.
+    monkeypatch.setattr("runstream.publisher.MUTED_S", 600.0)
     switch = Switch(problem(status, code))
     async with scripted_server(switch.script) as server:
-        with pytest.raises(error):
-            async with start_run("nightly", run_id="r1", url=server.url):
-                await muted()
+        async with start_run("nightly", run_id="r1", url=server.url) as run:
+            await muted()
+            run.set_result("done")
+        assert await Greet("greet").run(url=server.url) == "hello"
+    assert "could not be stored" in caplog.text
+    assert publisher_stats().queued == 0

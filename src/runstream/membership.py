@@ -180,15 +180,16 @@ class Membership:
             )
         if refusal is None and not ticket.result():
             refusal = outlet.closed_by
-            # What an attachment could not publish has been counted, and warned of; a run's end matters.
-            if refusal is not None and self._outbox is not None and self._outbox.muted:
-                refusal = self._outbox.failing
         with contextlib.suppress(
             RunstreamError
         ):  # lost or ended meanwhile: nothing left to let go of
             await self._released(publisher)
         if self._outbox is not None:
-            if self._outbox.closed_by is None:
+            if self._outbox.muted and self._outbox.failing is not None:
+                # Whoever does not want the records must not cost the work that they tell of.
+                self._outbox.give_up(self._outbox.failing)
+                refusal = None
+            elif self._outbox.closed_by is None:
                 self._outbox.close(LogClosed(f"this place in run {self.run_id!r} has been left"))
             publisher.remove_outbox(self._outbox)
             process.count_past(self._outbox.counts)

@@ -86,7 +86,8 @@ class Outbox:
         self._queue = RecordQueue()
         self._entries = self._queue.entries
         self._asked = False
-        self._ending = False
+        # A terminal record is queued, or was.
+        self.ending = False
         # Runs of this stream whose terminal record has been taken: nothing of theirs may follow.
         self._over: set[str] = set()
         # Nobody looks into the queue any more.
@@ -152,7 +153,7 @@ class Outbox:
                 raise self._refusal()
             self._entries.append(draft)
             if draft.is_terminal:
-                self._ending = True
+                self.ending = True
                 if draft.run_id == self.root_run_id:
                     self.closed_by = _ended(self.root_run_id)
         self._ask()
@@ -199,7 +200,7 @@ class Outbox:
             if self._sealed and self._sending is None:
                 ticket.set_result(not self._lost)
                 return ticket
-            if self.muted and not self._ending:
+            if self.muted and not self.ending:
                 ticket.set_result(False)
                 return ticket
             self._queue.enter(ticket)
@@ -310,7 +311,7 @@ class Outbox:
             self.urgent = False
             self._watermark = self._half
             drafts, tickets = self._queue.pop(limit)
-            late = self._cut_after_end(drafts) if self._ending else 0
+            late = self._cut_after_end(drafts) if self.ending else 0
             if drafts:
                 last = drafts[-1]
                 self._sending = Batch(

@@ -61,6 +61,7 @@ class Publisher:
         self._ready: deque[Outbox] = deque()
         self._resting: set[Outbox] = set()
         self._sending: dict[Outbox, asyncio.Task[None]] = {}
+        self._hurries: dict[Outbox, asyncio.Event] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._limits: asyncio.Task[None] | None = None
         self._pauses: dict[Outbox, float] = {}
@@ -182,6 +183,8 @@ class Publisher:
     # --- a log that is sent to -------------------------------------------------------------------
 
     def _start_sending(self, outbox: Outbox) -> None:
+        if outbox in self._hurries and outbox.muted and outbox.ending:
+            self._hurries[outbox].set()
         if outbox not in self._sending:
             self._sending[outbox] = asyncio.ensure_future(self._send(outbox))
 
@@ -199,9 +202,19 @@ class Publisher:
                 except Exception as error:  # noqa: BLE001 - `_settle` looks at what it is
                     outcome = error
                 if not self._settle(outbox, batch, outcome):
-                    await asyncio.sleep(self._pause(outbox))
+                    await self._rest(outbox)
         finally:
             del self._sending[outbox]
+
+    async def _rest(self, outbox: Outbox) -> None:
+        """Before the next attempt. The end of a run does not wait until it is time to ask again."""
+        hurry = self._hurries[outbox] = asyncio.Event()
+        try:
+            await asyncio.wait_for(hurry.wait(), self._pause(outbox))
+        except TimeoutError:
+            return
+        finally:
+            del self._hurries[outbox]
 
     @property
     def _batch_limit(self) -> int | None:
