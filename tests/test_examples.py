@@ -181,3 +181,16 @@ def test_temporal_s_session_is_one_run_and_each_reader_gets_its_own_turn(run_exa
 def test_a_worker_and_a_follower_outlive_their_server(run_example: Ran) -> None:
     steps = [int(line.split()[1].rstrip(":")) for line in run_example.output.splitlines()]
     assert steps == list(range(1, 31))
+
+
+@example("fastapi_mounted")
+def test_the_server_works_inside_another_app(run_example: Ran) -> None:
+    assert [kind for kind in run_example.kinds() if not kind.startswith("run.")] == ["progress"] * 2
+    assert run_example.output.count("event: progress") == 2
+    assert "event: stream.end" in run_example.output
+
+
+@example("fastapi_own_route")
+def test_a_route_of_ones_own_streams_a_run(run_example: Ran) -> None:
+    assert [run.run_id for run in run_example.runs] == ["chat-1"]
+    assert run_example.output.count("event: token") == 3
