@@ -256,6 +256,7 @@ ROWS = (
         Program("ours.console_load"),
     ),
     _engine("redis", "Redis, appendfsync always"),
+    _engine("postgresql", "PostgreSQL, synchronous_commit on"),
     Row(
         "inference_overhead",
         "our layer on top of an engine, per token of the tiny model",

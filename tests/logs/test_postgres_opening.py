@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -16,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
 from runstream.log import Log
 from runstream.logs import open_log
+from runstream.logs.postgres import PostgresLog
 from runstream.logs.postgres_url import parse
 from runstream.record import Cursor, make_draft
 from services.engine import free_port
@@ -47,9 +49,9 @@ def test_a_wrong_password_database_or_port_is_said_without_the_password(
 ) -> None:
     server = postgres_server
     wrong = server.url_at(server.port, password="s3cret")
-    refused(wrong, LogUnavailable, "password authentication failed for user")
+    refused(wrong, InvalidURL, "password authentication failed for user")
     absent = server.url_at(server.port, database="absent")
-    refused(absent, LogUnavailable, 'database "absent" does not exist')
+    refused(absent, InvalidURL, 'database "absent" does not exist')
     refused(server.url_at(free_port()), LogUnavailable, "127.0.0.1.*refused")
 
 
@@ -178,12 +180,16 @@ def test_what_makes_a_server_lose_records_is_told_and_refused_where_durability_i
         caplog.clear()
         refused(f"{url}?require=durable", InvalidURL, says)
         with caplog.at_level(logging.WARNING):
-            asyncio.run(open_log(url).aclose())
+            log = open_log(url)
+            asyncio.run(log.aclose())
+        assert re.search(f"not to the server.*{says}", cast(PostgresLog, log).promise)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert re.search(says, caplog.text)
         assert PASSWORD not in caplog.text
 
-    asyncio.run(open_log(server.url).aclose())
+    log = open_log(server.url)
+    asyncio.run(log.aclose())
+    assert cast(PostgresLog, log).promise.endswith("survives a power cut of the server")
     assert caplog.records == []
     server.sql("ALTER TABLE runstream.producer SET UNLOGGED")
     warned(server.url, "unlogged.*producer")

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from ..admission import check_limit, check_open
 from ..bell import Bell
-from ..errors import InvalidInput, LogClosed, LogUnavailable, RunNotFound
+from ..errors import InvalidInput, InvalidURL, LogClosed, LogUnavailable, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -36,7 +36,7 @@ from ..portal import Portal
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import postgres_read, postgres_retention, postgres_schema, postgres_work
-from .postgres_line import Connection, Line, Lines, TablesGone, damaged
+from .postgres_line import Connection, Line, Lines, TablesGone, damaged, is_refusal
 from .postgres_read import Tail
 from .postgres_retention import SLICE_PAUSE_S, AgeOut
 from .postgres_unit import Needs, Unit
@@ -64,8 +64,17 @@ def open_url(address: str, options: dict[str, str]) -> PostgresLog:
 class PostgresLog:
     """The log contract on one schema of a database. Opening blocks; everything else is async.
 
-    Its connections live in a loop of its own, so that any loop and thread may use it.
+    Its connections live in a loop of its own, so that any loop and thread may use it. `promise` says in
+    words what an acknowledged append survives, with the server's settings when it was opened.
+
+    Raises (on opening):
+        InvalidURL: the server does not want this user, password or database; or `require=durable`, and an
+            append may be lost.
+        NotALog: too old a server, or tables that are not ours.
+        LogUnavailable: nobody answers, or the role lacks a right.
     """
+
+    promise: str
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -86,9 +95,13 @@ class PostgresLog:
         self._writer = Writer(self._address, self._writing, self._committed, self._restore)
         self._age_out: AgeOut | None = None
         try:
-            await self._lines.look(lambda line: postgres_schema.prepare(line, self._address))
-        except BaseException:
+            self.promise = await self._lines.look(
+                lambda line: postgres_schema.prepare(line, self._address)
+            )
+        except BaseException as error:
             self._lines.end()
+            if isinstance(error, LogUnavailable) and is_refusal(error):
+                raise InvalidURL(str(error)) from error
             raise
         self._serving = asyncio.ensure_future(self._writer.serve())
         self._watcher.start()

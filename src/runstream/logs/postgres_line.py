@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final, TypeVar
@@ -224,6 +225,18 @@ class Lines:
 
 class Broken(Exception):
     """The connection broke: whether the server did what it was asked is not known."""
+
+
+# Of the words with which a server refuses a connection; in another language it is an unavailable one.
+_REFUSED: Final = re.compile(
+    r"password authentication failed|no password supplied|no pg_hba\.conf entry"
+    r"|(role|database) \"[^\"]*\" does not exist"
+)
+
+
+def is_refusal(error: LogUnavailable) -> bool:
+    """Whether a server is there that does not want what the URL says."""
+    return _REFUSED.search(str(error)) is not None
 
 
 def damaged(address: Address, error: TablesGone) -> NotALog:

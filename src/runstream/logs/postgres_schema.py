@@ -70,8 +70,8 @@ VERSION: Final = len(MIGRATIONS)
 logger = logging.getLogger(__name__)
 
 
-async def prepare(connection: Connection, address: Address) -> None:
-    """Make the log usable, or say why it is not: server, tables, and what a commit is worth.
+async def prepare(connection: Connection, address: Address) -> str:
+    """Make the log usable, or say why it is not: server, tables; returns what a commit is worth, in words.
 
     Raises:
         NotALog: too old a server, another encoding, tables of a newer version or of another program.
@@ -86,7 +86,7 @@ async def prepare(connection: Connection, address: Address) -> None:
     try:
         await _check_encoding(connection, address)
         await migrate(connection, address)
-        await _check_durability(connection, address)
+        return await _check_durability(connection, address)
     except psycopg.Error as error:
         problem = translate(address, error, connection)
         if isinstance(problem, Broken | TablesGone):
@@ -163,16 +163,17 @@ async def _check_encoding(connection: Connection, address: Address) -> None:
         )
 
 
-async def _check_durability(connection: Connection, address: Address) -> None:
+async def _check_durability(connection: Connection, address: Address) -> str:
     faults = await durability_faults(connection)
     if not faults:
-        return
+        return "an acknowledged append survives a power cut of the server"
     if address.require_durable:
         raise InvalidURL(f"{address.shown} is not durable: {'; '.join(faults)}")
     if address.durability == "power":
         logger.warning(
             "%s may lose records that were stored, in a crash: %s", address.shown, "; ".join(faults)
         )
+    return f"an acknowledged append survives what happens to us, not to the server: {'; '.join(faults)}"
 
 
 async def durability_faults(connection: Connection) -> list[str]:
