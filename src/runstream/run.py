@@ -126,6 +126,9 @@ class Run(Membership):
         opened = self._opened = await self._claim_run(publisher, producer)
         self.resumed = not opened.created
         self.last_number = opened.number
+        if self._retention is not None and isinstance(publisher.log, Retains):
+            # Before its lease is kept: if this is refused, the run is not left running.
+            await publisher.log.retain(self.run_id, self._retention)
         self._outlet = self._outbox = publisher.add_outbox(
             self.run_id,
             opened.info.root_run_id,
@@ -135,8 +138,6 @@ class Run(Membership):
             linger_s=self._linger_s,
         )
         publisher.keep_lease(self.run_id, opened, self._outbox)
-        if self._retention is not None and isinstance(publisher.log, Retains):
-            await publisher.log.retain(self.run_id, self._retention)
         publisher.keep_limits(of_run=self._retention is not None)
 
     async def _join_parent(self, publisher: Publisher, parent: Scope) -> None:
