@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import Scope
 
 from runstream.errors import Forbidden, InvalidInput, LogUnavailable, Unauthorized
@@ -242,6 +246,35 @@ def test_a_good_token_too_waits_while_the_keys_cannot_be_read(keys_file: Path) -
     keys._file._looked -= LOOK_S  # pyright: ignore[reportPrivateUsage] - as if a second had passed
     with pytest.raises(LogUnavailable):
         access.identify(scope_of(key))
+
+
+@given(
+    headers=st.lists(
+        st.tuples(st.sampled_from([b"authorization", b"host", b"origin"]), st.binary())
+    ),
+    query=st.binary(),
+    token=st.sampled_from(
+        [b"", b"Bearer rsk_", b"Bearer rst_", b"Bearer e30.", b"access_token=rst_"]
+    ),
+)
+def test_whatever_strangers_send_is_refused_and_never_a_fault(
+    headers: list[tuple[bytes, bytes]], query: bytes, token: bytes
+) -> None:
+    with TemporaryDirectory() as folder:
+        keys_file = Path(folder) / "keys"
+        create_key(keys_file, ("admin",))
+        secret = Path(folder) / "secret"
+        secret.write_text("x" * 40)
+        access = choose_access("0.0.0.0", Credentials(keys_file=keys_file, jwt_secret_file=secret))
+        for scope in (
+            {"headers": headers, "query_string": token + query},
+            {"headers": [(b"authorization", token + query)], "query_string": query},
+            {"headers": headers, "query_string": b"access_token=" + token + query},
+        ):
+            with pytest.raises(Unauthorized):
+                access.identify(scope)
+            with suppress(Forbidden):
+                LoopbackAccess().identify(scope)
 
 
 def test_what_is_remembered_of_good_tokens_is_bounded(keys_file: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runstream.record import Cursor, make_draft
 from runstream.server.lease_watch import PAGE, LeaseWatch, open_runs_of, watch_leases
 from runstream.server.metrics import Metrics
 from runstream.server.site import Site
+from server_process import running_server
 
 DEAD = LeaseClaim(lease_s=15.0)
 RESUMABLE = LeaseClaim(lease_s=15.0, grace_s=60.0)
@@ -115,6 +117,18 @@ async def test_the_watch_ends_an_abandoned_run_by_itself_and_stops_with_its_log(
     await log.aclose()
     async with asyncio.timeout(30):
         await watching
+
+
+def test_a_server_ends_a_run_that_was_abandoned_over_http(tmp_path: Path, sqlite_url: str) -> None:
+    with running_server(tmp_path, sqlite_url) as server:
+        claim = {"workflow": "w", "producer": "worker", "lease_s": 0.3}
+        assert server.call("PUT", "/v1/runs/r", claim).status == 201
+        late = time.monotonic() + 60
+        while server.call("GET", "/v1/runs/r").json["status"] != "lost":
+            assert time.monotonic() < late
+            time.sleep(0.05)
+        figures = server.call("GET", "/metrics").body
+        assert b'runstream_leases_expired_total{status="lost"} 1.0' in figures
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -25,7 +25,7 @@ TOKEN_LENGTH_MAX: Final = 8192
 # callers of a busy minute, a few MB. Only good ones get here, so strangers cannot fill it.
 GRANTS_KEPT_MAX: Final = 1024
 
-_ADVICE: Final = "give a token: Authorization: Bearer …"
+_ADVICE: Final = "give a token: set RUNSTREAM_TOKEN, or send Authorization: Bearer …"
 
 
 class TokenAccess:
