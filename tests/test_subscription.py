@@ -12,11 +12,13 @@ import pytest
 
 from runstream import connect
 from runstream.errors import (
+    Forbidden,
     InvalidInput,
     InvalidPosition,
     LogClosed,
     LogUnavailable,
     RunNotFound,
+    RunstreamError,
 )
 from runstream.log import READ_LIMIT_DEFAULT, Lease, LeaseClaim, Log, RunInfo
 from runstream.logs import open_log
@@ -285,20 +287,26 @@ def test_text_that_is_no_cursor_is_refused(bad: str) -> None:
 class ReadOnly:
     """A log as a follower sees it that may not write."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, error: type[RunstreamError]) -> None:
         self._log = log
+        self._error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
     async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
-        raise LogUnavailable(f"read-only: {run_id} {lease.owner}")
+        raise self._error(f"read-only: {run_id} {lease.owner}")
 
 
-async def test_a_follower_that_may_only_read_ends_with_a_record_of_its_own(log: Log) -> None:
+@pytest.mark.parametrize("error", [LogUnavailable, Forbidden])
+async def test_a_follower_that_may_only_read_ends_with_a_record_of_its_own(
+    log: Log, error: type[RunstreamError]
+) -> None:
     await log.open("doomed", producer="dead", workflow="nightly", claim=LeaseClaim(lease_s=0.1))
 
-    records = await collect(Streams(cast(Log, ReadOnly(log))).subscribe("doomed", kinds="token"))
+    records = await collect(
+        Streams(cast(Log, ReadOnly(log, error))).subscribe("doomed", kinds="token")
+    )
 
     assert [(record.kind, record.seq) for record in records] == [("run.lost", 0)]
     assert (await log.info("doomed")).status == "running"

@@ -213,6 +213,23 @@ async def test_a_server_that_goes_is_waited_for_and_told_once(
     assert len(warned) == 1
 
 
+async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks() -> None:
+    asked_at: list[float] = []
+    script = streams(
+        (STREAM, chunk(frame(1)), cut),
+        (answer(503, b"", "text/html", retry_after="1"),),
+        (STREAM, chunk(frame(2, "run.completed")), LAST_CHUNK),
+    )
+
+    async def timed(request: Request, line: Line) -> None:
+        asked_at.append(asyncio.get_running_loop().time())
+        await script(request, line)
+
+    async with scripted_server(timed) as server:
+        assert seqs(await follow(server)) == [1, 2]
+    assert asked_at[-1] - asked_at[-2] >= 1.0
+
+
 @pytest.mark.parametrize(
     ("code", "status", "error"),
     [

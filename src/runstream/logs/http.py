@@ -32,7 +32,7 @@ from ..log import (
     RunInfo,
     Status,
 )
-from ..record import Cursor, Draft, Record, check_run_id
+from ..record import Cursor, Draft, Origin, Record, check_run_id
 from ..retention import NO_LIMITS, Retention
 from ..settings import read_settings
 from ..start import Start
@@ -57,6 +57,8 @@ Pages = AsyncGenerator[list[Record], None]
 
 # Longer than any token of use; more is a file read by mistake.
 TOKEN_LENGTH_MAX: Final = 8192
+# Runs whose workflow and parent are remembered, for followers that begin: some hundred KB.
+ORIGINS_MAX: Final = 1024
 _TOKEN: Final = re.compile(rf"[!-~]{{1,{TOKEN_LENGTH_MAX}}}")
 
 
@@ -96,6 +98,7 @@ class HttpLog:
         if token is not None:
             _check_token(token)
         self._transport = Transport(base, token=token, ca=ca, times=times)
+        self._origins: dict[str, Origin] = {}
 
     def __repr__(self) -> str:
         return f"<HttpLog {self._transport.base}>"
@@ -214,7 +217,15 @@ class HttpLog:
             return
 
     async def info(self, run_id: str) -> RunInfo:
-        return read_run((await self._transport.call("GET", _path(run_id))).body)
+        info = read_run((await self._transport.call("GET", _path(run_id))).body)
+        while len(self._origins) >= ORIGINS_MAX:
+            self._origins.pop(next(iter(self._origins)), None)
+        self._origins[run_id] = info.origin
+        return info
+
+    async def _origin(self, run_id: str) -> Origin:
+        """What never changes of a run, so that a follower need not ask again."""
+        return self._origins.get(run_id) or (await self.info(run_id)).origin
 
     async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
         await self._lease(run_id, LeaseAction("renew", owner=owner, epoch=epoch))
@@ -253,7 +264,7 @@ class HttpLog:
     def follow(self, run_id: str, *, start: Start, filter: Filter, follow: bool) -> Pages:
         """What `Follows` promises, over server-sent events."""
         asked = EventsQuery(start=start, filter=filter, follow=follow)
-        return Follower(self._transport, self.info, run_id, asked).pages()
+        return Follower(self._transport, self._origin, run_id, asked).pages()
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -27,10 +27,8 @@ from ..errors import (
     RunNotFound,
     RunstreamError,
     StreamingOff,
-    TooManySubscribers,
 )
 from ..events_query import EventsQuery, encode_events_query
-from ..log import RunInfo
 from ..position import GONE, gap_behind
 from ..problem import error_of
 from ..record import TERMINAL_KINDS, Cursor, Draft, Origin, Record
@@ -38,7 +36,7 @@ from ..retry import Retry
 from ..sse_parser import Frame, SseParser
 from ..start import Start
 from .http_codec import EnvelopeIn, read_problem
-from .http_transport import Transport
+from .http_transport import Busy, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +62,13 @@ class Follower:
     def __init__(
         self,
         transport: Transport,
-        info: Callable[[str], Awaitable[RunInfo]],
+        origin: Callable[[str], Awaitable[Origin]],
         run_id: str,
         asked: EventsQuery,
     ) -> None:
         self.run_id = run_id
         self._transport = transport
-        self._info = info
+        self._origin = origin
         self._asked = asked
         self._origins: dict[str, Origin] = {}
         # Where the stream stands: what the server told last, and the number of the last record.
@@ -103,7 +101,7 @@ class Follower:
                         if self._ended:
                             return
                 return  # there is nothing (any more)
-            except (LogUnavailable, TooManySubscribers) as lost:
+            except (Busy, LogUnavailable) as lost:
                 await self._before_next(lost)
             except GONE as error:
                 if isinstance(error, RunNotFound) and not self._generation:
@@ -128,19 +126,22 @@ class Follower:
         self._cursor = frames[-1][0] or self._cursor
         return records
 
-    async def _before_next(self, lost: RunstreamError) -> None:
-        """Pause before the next connection. Raises `lost` if there was none yet, and time is up."""
+    async def _before_next(self, lost: Busy | LogUnavailable) -> None:
+        """Pause before the next connection. Raises why if there was none yet, and time is up."""
+        error = lost.error if isinstance(lost, Busy) else lost
         self._error = None
         self._failures += 1
         now = time.monotonic()
         if self._failures == 1:
             self._failing_since = now
         pause_s = self._pauses.pause(self._failures, random.random()) or 0.0  # noqa: S311 - jitter
+        if isinstance(lost, Busy):
+            pause_s = max(pause_s, lost.again_after_s)
         persist_s = self._transport.times.persist_s
         if not self._connected and now + pause_s > self._failing_since + persist_s:
-            raise lost
+            raise error
         if self._failures == FAILURES_TOLD:
-            logger.warning("run %s: connecting again until it works: %s", self.run_id, lost)
+            logger.warning("run %s: connecting again until it works: %s", self.run_id, error)
         await self._transport.pause(pause_s)
 
     async def _connection(self) -> AsyncGenerator[list[Frame], None]:
@@ -231,7 +232,7 @@ class Follower:
 
     async def _look_up(self, run_id: str) -> Origin:
         try:
-            origin = (await self._info(run_id)).origin
+            origin = await self._origin(run_id)
         except (Forbidden, RunNotFound):
             # A token for one run may see what its children write, but not ask about them.
             root = self._origins.get(self.run_id)

@@ -59,6 +59,9 @@ GZIP_BYTES_MIN: Final = 4 * 1024
 GZIP_BYTES_IN_LOOP_MAX: Final = 64 * 1024
 _GZIP_WBITS: Final = 31
 
+# A server may ask to stay away for so long at most: by then its operator has acted, or has forgotten.
+RETRY_AFTER_S_MAX: Final = 60.0
+
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = 503
 _SERVER_ERROR: Final = 500
@@ -95,6 +98,15 @@ _MEANINGS: Final[Mapping[int, tuple[type[RunstreamError], str]]] = {
     429: (TooManySubscribers, "too many requests, try again later"),
     **dict.fromkeys((408, 500, 502, 503, 504), (LogUnavailable, "try again later")),
 }
+
+
+class Busy(Exception):
+    """The server asks to come back later; what it says, and when."""
+
+    def __init__(self, error: RunstreamError, again_after_s: float) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again_after_s = again_after_s
 
 
 @dataclass(slots=True)
@@ -229,7 +241,7 @@ class Transport:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A response that is read while it comes; one attempt.
 
-        Raises what `call` does; LogUnavailable also while the response is being read.
+        Raises what `call` does, and Busy; LogUnavailable also while the response is being read.
         """
         link = await self._link()
         timeout = aiohttp.ClientTimeout(
@@ -245,13 +257,19 @@ class Transport:
             ) as response:
                 with link.reading(response):
                     if response.status >= 300:  # noqa: PLR2004 - HTTP's own
-                        raise refusal(response.status, response.headers, await self._read(response))
+                        raise await self._refusal(response)
                     yield response
         except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:
             self._check_open()
             if isinstance(error, RuntimeError) and not link.session.closed:
                 raise
             raise self._unavailable(error) from error
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
+        error = refusal(response.status, response.headers, await self._read(response))
+        if response.status in {_TOO_MANY, _UNAVAILABLE}:
+            return Busy(error, retry_after_s(response.headers))
+        return error
 
     async def pause(self, seconds: float) -> None:
         """Wait; raises LogClosed as soon as the log is closed."""
@@ -392,9 +410,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamEr
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
-    """How long an answer asks to wait; 0 if it does not say so in seconds."""
+    """How long an answer asks to wait, within reason; 0 if it does not say so in seconds."""
     text = headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0  # noqa: PLR2004
+    return min(float(text), RETRY_AFTER_S_MAX) if text.isascii() and text.isdigit() else 0.0
 
 
 def _sendable(body: bytes | None) -> bytes | io.BytesIO | None:

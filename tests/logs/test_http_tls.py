@@ -1,0 +1,33 @@
+"""A server behind TLS: its certificate is verified, always, against the system's authorities or yours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from certificate import make_certificate
+from runstream import attach, connect, drain, process, publish
+from runstream.errors import LogUnavailable
+from server_process import running_server
+
+# Making a key and starting a server take their time.
+pytestmark = pytest.mark.allow_blocking
+
+
+async def test_a_certificate_is_trusted_only_if_its_authority_is(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    options = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with running_server(tmp_path, f"sqlite:{tmp_path}/events.db", *options) as server:
+        async with connect(server.url) as streams:
+            with pytest.raises(LogUnavailable, match="certificate"):
+                await streams.list_runs()
+        trusting = f"{server.url}?ca={cert}"
+        async with connect(trusting) as streams:
+            await streams.log.open("r1", producer=None, workflow="nightly")
+            async with attach("r1", url=trusting):
+                publish({"n": 1})
+                assert await drain()
+            records = [r async for r in streams.subscribe("r1", follow=False)]
+            assert [record.data for record in records] == [{"n": 1}]
+        process.close_publishers()
