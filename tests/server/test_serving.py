@@ -185,3 +185,9 @@ def ready(server: ServerProcess) -> bool:
         return server.call("GET", "/healthz").status == 200
     except OSError:
         return False
+
+
+def test_it_takes_as_many_connections_as_its_operator_allows(server: ServerProcess) -> None:
+    limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
+    (soft, hard) = next(line.split()[3:5] for line in limits if line.startswith("Max open files"))
+    assert soft == hard

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +75,7 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         loop.add_signal_handler(number, asked_to_stop.set)
     try:
         _check_free(listening)
+        _allow_open_files()
         await app.start()
         _calm_collector()
         server = _granian(app, listening)
@@ -105,6 +107,16 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_OBJECTS, 20, 50)
+
+
+def _allow_open_files() -> None:
+    """As many as the operator allows: what a process begins with is often 1 024, for old programs' sake."""
+    try:
+        resource = import_module("resource")
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check_free(listening: Listening) -> None:
