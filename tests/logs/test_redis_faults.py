@@ -288,3 +288,25 @@ async def test_what_cannot_be_sent_is_refused_alone(redis_url: str) -> None:
             await log.info("\ud800")
         with pytest.raises(InvalidPosition):
             await log.read(run, after=Cursor(None, 10**30))
+
+
+async def test_a_log_closes_while_its_server_is_paused(redis_server: RedisServer) -> None:
+    log = await asyncio.to_thread(open_log, redis_server.url)
+    await log.open("r", producer=None, workflow="w")
+    following = asyncio.ensure_future(collect(subscribe(log, "r")))
+    await log.append("r", notes("r", [1]))
+    redis_server.pause()
+    calls = [
+        following,
+        asyncio.ensure_future(log.append("r", notes("r", [2]))),
+        asyncio.ensure_future(log.wait("r", after=1, timeout=DEADLINE_S)),
+        asyncio.ensure_future(log.wait("not there", after=0, timeout=DEADLINE_S)),
+        asyncio.ensure_future(log.wait("nor-this", after=0, timeout=DEADLINE_S)),
+        asyncio.ensure_future(log.info("r")),
+    ]
+    await asyncio.wait(calls, timeout=0.05)
+    async with asyncio.timeout(DEADLINE_S):
+        await log.aclose()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    redis_server.resume()
+    assert {type(outcome).__name__ for outcome in outcomes} == {"LogClosed"}

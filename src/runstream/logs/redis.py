@@ -330,7 +330,13 @@ class RedisLog:
         if self._closed:
             work.close()
             self._check_open()
-        return await self._portal.run(self._noted(work, writes=writes))
+        try:
+            return await self._portal.run(self._noted(work, writes=writes))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and (task is None or not task.cancelling()):
+                self._check_open()  # nobody has cancelled the caller: the call ended with the log
+            raise
 
     async def _noted(self, work: Coroutine[Any, Any, T], *, writes: bool) -> T:
         if writes and self._cleaning is None and self._retention_s is not None:
