@@ -271,7 +271,6 @@ _ADVICE: Final[dict[str, tuple[type[RunstreamError], str]]] = {
         LogUnavailable,
         "has no space left on its disk: free some and go on, nothing stored was lost",
     ),
-    "53300": (LogUnavailable, "has no connection left: raise max_connections, or lower readers="),
     "53": (LogUnavailable, "has run out of something"),
     "57": (LogUnavailable, "is being stopped, or has ended the connection"),
     "58": (LogUnavailable, "cannot read or write its files: is the disk failing?"),

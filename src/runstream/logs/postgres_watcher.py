@@ -178,7 +178,7 @@ class Watcher:
                 self._own_pid = connection.info.backend_pid
                 await connection.execute(
                     "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload",
-                    [self._address.channel, _payloads(untold.values())],
+                    [self._address.channel, as_payloads(untold.values())],
                 )
         except BaseException:
             self._untold = {**untold, **self._untold}
@@ -197,7 +197,7 @@ class Watcher:
                     self._bell.ring_all()
                     async for notification in connection.notifies():
                         if notification.pid != self._own_pid:
-                            self._hear(_news(notification.payload))
+                            self._hear(as_news(notification.payload))
             except (psycopg.Error, LogUnavailable) as error:
                 logger.debug("not listening to %s: %s", self._address.shown, error)
             self.tails.forget(told=False)
@@ -238,8 +238,8 @@ class Watcher:
         return bool(news)
 
 
-def _payloads(news: Iterable[News]) -> list[str]:
-    """As many lines in each as fit."""
+def as_payloads(news: Iterable[News]) -> list[str]:
+    """The texts of as few notifications as they fit into."""
     payloads: list[str] = []
     lines: list[str] = []
     size_bytes = 0
@@ -250,10 +250,11 @@ def _payloads(news: Iterable[News]) -> list[str]:
             lines, size_bytes = [], 0
         lines.append(line)
         size_bytes += len(line) + 1
-    return [*payloads, "\n".join(lines)]
+    return [*payloads, "\n".join(lines)] if lines else payloads
 
 
-def _news(payload: str) -> list[News]:
+def as_news(payload: str) -> list[News]:
+    """What a notification says."""
     news: list[News] = []
     for line in payload.splitlines():
         run_id, generation, seq = line.split(" ")
