@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from runstream.errors import InvalidInput, RunNotFound
+from runstream import keeper as keeper_module
+from runstream.errors import InvalidInput, LogUnavailable, RunNotFound
 from runstream.keeper import MARKS_PER_LIMIT, PAGE_RUNS, STEP_RECORDS, Keeper
 from runstream.log import Log
 from runstream.logs.memory import MemoryLog
@@ -253,3 +255,26 @@ def test_of_two_limits_the_strictest_counts() -> None:
     assert strictest(one, NO_LIMITS) == one
     assert NO_LIMITS.is_empty
     assert not Retention(after_end=1).trims
+
+
+async def test_a_round_that_fails_is_told_and_the_next_one_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(MemoryLog):
+        faults: ClassVar[list[Exception]] = [LogUnavailable("no disk"), ValueError("a bug")]
+
+        async def retained(self) -> Mapping[str, Retention]:
+            if self.faults:
+                raise self.faults.pop(0)
+            return await super().retained()
+
+    monkeypatch.setattr(keeper_module, "ROUND_S", 0.0)
+    log = Failing()
+    await write(log, "r", 5)
+    keeping = asyncio.create_task(Keeper(log, Retention(records=2)).keep())
+    async with asyncio.timeout(30):
+        while await kept(log, "r") != (4, 5):
+            await asyncio.sleep(0.005)
+    keeping.cancel()
+    assert "no disk" in caplog.text
+    assert "a bug" in caplog.text

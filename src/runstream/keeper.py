@@ -84,6 +84,9 @@ class Keeper:
                 return
             except RunstreamError as error:
                 logger.warning("cannot enforce the retention of runs: %s", error)
+            except Exception:
+                # Nobody waits for this task; the next round may fare better.
+                logger.exception("cannot enforce the retention of runs")
             await asyncio.sleep(max(ROUND_S, (time.perf_counter() - began_s) / DUTY_MAX))
 
     async def round(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Scope
 
@@ -248,6 +248,7 @@ def test_a_good_token_too_waits_while_the_keys_cannot_be_read(keys_file: Path) -
         access.identify(scope_of(key))
 
 
+@settings(deadline=None)  # files are written
 @given(
     headers=st.lists(
         st.tuples(st.sampled_from([b"authorization", b"host", b"origin"]), st.binary())

@@ -23,7 +23,8 @@ from runstream.server.access import PERMISSIONS, Permission
 from runstream.server.app import App, create_app
 from runstream.server.credentials import Credentials, choose_access
 from runstream.server.keys import create_key, revoke_key
-from runstream.server.routes import ROUTES, Route
+from runstream.server.route import Route
+from runstream.server.routes import ROUTES
 from runstream.server.run_tokens import RunTokens, read_or_make_secret
 
 GUARDED = [route for route in ROUTES if route.permission is not None]
@@ -189,6 +190,16 @@ def test_there_are_routes_to_attack_and_those_that_are_open_are_meant_to_be() ->
         "GET /healthz/live",
         "GET /openapi.json",
     }
+
+
+def test_only_the_list_of_runs_is_open_to_who_may_read_some_of_them() -> None:
+    # It leaves out the others. Whatever else tells of all runs asks for a permission of its own.
+    at_large = {
+        name(route)
+        for route in GUARDED
+        if route.permission == "runs:read" and "{run_id}" not in route.pattern
+    }
+    assert at_large == {"GET /v1/runs"}
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=name)
