@@ -25,6 +25,8 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    # On the loop's clock.
+    at: float
 
 
 class Line:
@@ -88,7 +90,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Request:
     method, path, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(method, path, headers, body)
+    return Request(method, path, headers, body, asyncio.get_running_loop().time())
 
 
 @asynccontextmanager

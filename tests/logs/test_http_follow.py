@@ -98,6 +98,11 @@ def events_requests(server: ScriptedServer) -> list[Request]:
     return [request for request in server.requests if "/events" in request.path]
 
 
+def asked_at(server: ScriptedServer) -> list[float]:
+    """When the connections were made, on the loop's clock."""
+    return [request.at for request in events_requests(server)]
+
+
 def seqs(records: list[Record]) -> list[int]:
     return [record.seq for record in records]
 
@@ -214,20 +219,15 @@ async def test_a_server_that_goes_is_waited_for_and_told_once(
 
 
 async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks() -> None:
-    asked_at: list[float] = []
     script = streams(
         (STREAM, chunk(frame(1)), cut),
         (answer(503, b"", "text/html", retry_after="1"),),
         (STREAM, chunk(frame(2, "run.completed")), LAST_CHUNK),
     )
-
-    async def timed(request: Request, line: Line) -> None:
-        asked_at.append(asyncio.get_running_loop().time())
-        await script(request, line)
-
-    async with scripted_server(timed) as server:
+    async with scripted_server(script) as server:
         assert seqs(await follow(server)) == [1, 2]
-    assert asked_at[-1] - asked_at[-2] >= 1.0
+        *_, second, third = asked_at(server)
+    assert third - second >= 1.0
 
 
 @pytest.mark.parametrize(
@@ -295,14 +295,21 @@ async def test_a_stream_that_the_server_ends_with_a_refusal_ends_with_it_after_i
     assert seqs(got) == [1]
 
 
-async def test_a_server_that_stops_says_so_and_is_come_back_to() -> None:
+async def test_a_server_that_stops_says_when_to_come_back() -> None:
     told = {"code": "log_closed", "title": "t", "status": 503, "detail": "the server stops"}
     script = streams(
-        (STREAM, chunk(frame(1) + control("stream.error", f"{GENERATION}.1", told)), LAST_CHUNK),
+        (
+            STREAM,
+            chunk(b"retry: 1000\n\n" + frame(1) + control("stream.error", f"{GENERATION}.1", told)),
+            LAST_CHUNK,
+        ),
         (STREAM, chunk(frame(2, "run.completed")), LAST_CHUNK),
     )
     async with scripted_server(script) as server:
         assert seqs(await follow(server)) == [1, 2]
+        first, second = asked_at(server)
+    # With jitter, so that they don't come all at once.
+    assert second - first >= 0.5
 
 
 async def test_nothing_more_is_an_end() -> None:

@@ -26,17 +26,16 @@ from ..errors import (
     PositionGone,
     RunNotFound,
     RunstreamError,
-    StreamingOff,
 )
 from ..events_query import EventsQuery, encode_events_query
 from ..position import GONE, gap_behind
-from ..problem import error_of
 from ..record import TERMINAL_KINDS, Cursor, Draft, Origin, Record
 from ..retry import Retry
 from ..sse_parser import Frame, SseParser
 from ..start import Start
-from .http_codec import EnvelopeIn, read_problem
-from .http_transport import Busy, Transport
+from .http_codec import EnvelopeIn
+from .http_refusals import Busy, refusal_told
+from .http_transport import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +51,6 @@ _US: Final = timedelta(microseconds=1)
 _ENVELOPE: Final = msgspec.json.Decoder(EnvelopeIn)
 _CONTROL: Final = frozenset({b"stream.gap", b"stream.end", b"stream.error", b"stream.cursor"})
 _NO_CONTENT: Final = 204
-_COME_BACK: Final = frozenset({408, 429})
-_SERVER_ERROR: Final = 500
 
 
 class Follower:
@@ -80,6 +77,7 @@ class Follower:
         self._ended = False
         self._error: RunstreamError | None = None
         self._goes_on = True
+        self._retry_ms: int | None = None
         self._connected = False
         self._failures = 0
         self._failing_since = 0.0
@@ -129,7 +127,6 @@ class Follower:
     async def _before_next(self, lost: Busy | LogUnavailable) -> None:
         """Pause before the next connection. Raises why if there was none yet, and time is up."""
         error = lost.error if isinstance(lost, Busy) else lost
-        self._error = None
         self._failures += 1
         now = time.monotonic()
         if self._failures == 1:
@@ -137,6 +134,10 @@ class Follower:
         pause_s = self._pauses.pause(self._failures, random.random()) or 0.0  # noqa: S311 - jitter
         if isinstance(lost, Busy):
             pause_s = max(pause_s, lost.again_after_s)
+        elif self._error is not None and self._retry_ms is not None:
+            # All its followers hear at the same time that a server stops, and when to come back.
+            pause_s = max(pause_s, (1 + random.random()) / 2 * self._retry_ms / 1000)  # noqa: S311
+        self._error = None
         persist_s = self._transport.times.persist_s
         if not self._connected and now + pause_s > self._failing_since + persist_s:
             raise error
@@ -163,6 +164,7 @@ class Follower:
             parser = SseParser()
             async for part in response.content.iter_any():
                 frames = parser.feed(part)
+                self._retry_ms = parser.retry_ms
                 if frames:
                     yield frames
             raise LogUnavailable(f"{self._transport.base} ended the stream")
@@ -251,17 +253,6 @@ class Follower:
             self._seq = gap.goes_on.seq
         origin = self._origins.get(self.run_id) or await self._look_up(self.run_id)
         return Record(0, gap.draft, origin, resume_seq=(gap.goes_on or position).seq)
-
-
-def refusal_told(data: bytes) -> RunstreamError:
-    """The error that a `stream.error` frame tells of: LogUnavailable to come back and resume."""
-    problem = read_problem(data)
-    if problem is None:
-        return NotALog("the server ends the stream with an error that is not one of ours")
-    error = error_of(problem)
-    if problem.status in _COME_BACK or problem.status >= _SERVER_ERROR:
-        return LogUnavailable(str(error)) if not isinstance(error, StreamingOff) else error
-    return error
 
 
 def _decode(data: bytes) -> EnvelopeIn:

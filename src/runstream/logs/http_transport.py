@@ -26,20 +26,10 @@ import aiohttp
 from yarl import URL
 
 from ..api import HEARTBEAT_S, JSON, V1
-from ..errors import (
-    Forbidden,
-    LogClosed,
-    LogUnavailable,
-    NotALog,
-    RequestTooLarge,
-    RunstreamError,
-    TooManySubscribers,
-    Unauthorized,
-)
-from ..problem import error_of
+from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
 from ..retry import Retry
 from ..settings import proxy_for
-from .http_codec import read_problem
+from .http_refusals import COME_BACK, Busy, refusal, retry_after_s
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +48,6 @@ GZIP_BYTES_MIN: Final = 4 * 1024
 # Beyond it compressing would be noticed in an event loop, and is done in a thread.
 GZIP_BYTES_IN_LOOP_MAX: Final = 64 * 1024
 _GZIP_WBITS: Final = 31
-
-# A server may ask to stay away for so long at most: by then its operator has acted, or has forgotten.
-RETRY_AFTER_S_MAX: Final = 60.0
-
-_TOO_MANY: Final = 429
-_UNAVAILABLE: Final = 503
-_SERVER_ERROR: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +73,6 @@ TIMES: Final = Times()
 _PAUSES: Final = Retry(attempts=1000, delay=0.05, max_delay=0.5)
 
 
-# What an answer means that no server of ours has written (a proxy before it, say).
-_MEANINGS: Final[Mapping[int, tuple[type[RunstreamError], str]]] = {
-    401: (Unauthorized, "it wants a token, and not this one"),
-    403: (Forbidden, "the token does not allow this"),
-    413: (RequestTooLarge, "something in between takes smaller requests only"),
-    429: (TooManySubscribers, "too many requests, try again later"),
-    **dict.fromkeys((408, 500, 502, 503, 504), (LogUnavailable, "try again later")),
-}
-
-
-class Busy(Exception):
-    """The server asks to come back later; what it says, and when."""
-
-    def __init__(self, error: RunstreamError, again_after_s: float) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.again_after_s = again_after_s
-
-
 @dataclass(slots=True)
 class Answer:
     """A server's answer. `unsure`: an earlier attempt of the same request may have been carried out."""
@@ -132,8 +96,7 @@ class Transport:
         self._headers = {"accept-encoding": "identity" if self._is_near else "gzip"}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
-        self._ca = ca
-        self._ssl: ssl.SSLContext | None = None
+        self._tls = _tls(ca)
         self._proxy = None if self._is_near else proxy_for(self.base)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
@@ -177,7 +140,7 @@ class Transport:
                     return Answer(status, answer, unsure)
                 error = refusal(status, found, answer)
                 # Whoever is asked to come back later has not been served.
-                if status not in {_TOO_MANY, _UNAVAILABLE}:
+                if status not in COME_BACK:
                     raise error
                 again_after_s = max(again_after_s, retry_after_s(found))
             except aiohttp.ClientConnectorError as cause:
@@ -267,7 +230,7 @@ class Transport:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Exception:
         error = refusal(response.status, response.headers, await self._read(response))
-        if response.status in {_TOO_MANY, _UNAVAILABLE}:
+        if response.status in COME_BACK:
             return Busy(error, retry_after_s(response.headers))
         return error
 
@@ -300,7 +263,7 @@ class Transport:
 
     def _session(self) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self._tls),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_BYTES,
@@ -310,13 +273,6 @@ class Transport:
         # client switches that off in the same way.
         session._retry_connection = False  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         return session
-
-    def _tls(self) -> ssl.SSLContext | bool:
-        if not self.base.startswith("https:") or self._ca is None:
-            return True
-        if self._ssl is None:
-            self._ssl = ssl.create_default_context(cafile=self._ca)
-        return self._ssl
 
     async def _packed(self, body: bytes, headers: dict[str, str]) -> bytes:
         if self._is_near or len(body) < GZIP_BYTES_MIN:
@@ -389,37 +345,21 @@ class _Link:
         await self.session.close()
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamError:
-    """The error that an answer tells of."""
-    problem = read_problem(body) if "json" in headers.get("content-type", "") else None
-    if problem is not None:
-        error = error_of(problem)
-        # The server's log is closed, full, in trouble: for us it is not there now.
-        if status >= _SERVER_ERROR and (status == _UNAVAILABLE or type(error) is RunstreamError):
-            return LogUnavailable(problem.detail)
-        return error
-    said = f"the server answers {status}"
-    if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own
-        host = urlsplit(headers.get("location", "")).hostname
-        where = f" to {host}" if host else ""
-        return NotALog(f"{said}, a redirect{where}, which is not followed: give its own URL")
-    kind, meaning = _MEANINGS.get(
-        status, (NotALog, "not as a Runstream server does: is the URL right?")
-    )
-    return kind(f"{said}: {meaning}")
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float:
-    """How long an answer asks to wait, within reason; 0 if it does not say so in seconds."""
-    text = headers.get("retry-after", "")
-    return min(float(text), RETRY_AFTER_S_MAX) if text.isascii() and text.isdigit() else 0.0
-
-
 def _sendable(body: bytes | None) -> bytes | io.BytesIO | None:
     # The driver writes the one at once, the other in parts that leave the event loop its turns.
     if body is None or len(body) <= READ_BYTES:
         return body
     return io.BytesIO(body)
+
+
+def _tls(ca: str | None) -> ssl.SSLContext | bool:
+    """What verifies certificates; True: the system's authorities. Raises InvalidURL."""
+    if ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one, too
+        raise InvalidURL(f"ca names a file with certificates (PEM): {ca!r}: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:
