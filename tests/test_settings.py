@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from runstream.errors import InvalidInput
-from runstream.settings import ChildRun, Settings, environment_with, read_settings
+from runstream.settings import ChildRun, Settings, environment_with, quiet_rust, read_settings
 
 CHILD = ChildRun("sqlite:/tmp/x.db", "run-1", "root-1", "train", "s1", 2)
 
@@ -84,3 +85,16 @@ def test_outside_any_run_the_environment_is_passed_on_as_it_is(
     inherited = environment_with(CHILD)["RUNSTREAM_RUN"]
     monkeypatch.setenv("RUNSTREAM_RUN", inherited)
     assert environment_with(None)["RUNSTREAM_RUN"] == inherited
+
+
+def test_rust_is_quiet_in_the_block_unless_the_user_wants_to_hear_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RUST_LOG", raising=False)
+    with quiet_rust():
+        assert os.environ["RUST_LOG"] == "off"
+    assert "RUST_LOG" not in os.environ
+    monkeypatch.setenv("RUST_LOG", "debug")
+    with quiet_rust():
+        assert os.environ["RUST_LOG"] == "debug"
+    assert os.environ["RUST_LOG"] == "debug"

@@ -17,6 +17,7 @@ from runstream import (
     StopEvent,
     Workflow,
     connect,
+    pipeline,
     publish,
     start_run,
     step,
@@ -121,6 +122,25 @@ async def test_the_callback_runs_in_the_run_and_step_of_its_caller(
 
     handler = Workflow("chat", [tell]).run(url=memory_url)
     assert await handler == "Hello there, I am a tiny model."
+    tokens = [r for r in await records_of(memory_url, handler.run_id) if r.kind == "token"]
+    assert {record.step for record in tokens} == {"tell"}
+    assert "".join(record.data["text"] for record in tokens) == await handler
+
+
+async def test_a_step_that_is_a_plain_function_may_stream_too(
+    provider: Provider, memory_url: str
+) -> None:
+    @step
+    def tell(topic: str) -> str:
+        chunks = provider.stream_chunks(ask(f"a {topic}"))
+        return asyncio.run(stream_to_run(chunks)).content
+
+    @pipeline
+    def write() -> str:
+        return tell("joke")
+
+    handler = write.run(url=memory_url)
+    assert await handler == "Why did the token cross the stream? To be next!"
     tokens = [r for r in await records_of(memory_url, handler.run_id) if r.kind == "token"]
     assert {record.step for record in tokens} == {"tell"}
     assert "".join(record.data["text"] for record in tokens) == await handler

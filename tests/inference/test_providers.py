@@ -10,7 +10,13 @@ import pytest
 
 from inference.questions import WEATHER_TOOL, answer, ask
 from runstream.errors import InvalidInput
-from runstream.inference import ChatMessage, InferenceChunk, InferenceOptions, Provider
+from runstream.inference import (
+    ChatMessage,
+    InferenceChunk,
+    InferenceOptions,
+    Provider,
+    ToolCall,
+)
 
 
 async def test_text_comes_in_pieces_and_the_last_chunk_alone_says_why_it_ended(
@@ -59,6 +65,26 @@ async def test_a_tool_call_comes_whole_and_its_result_is_answered(provider: Prov
     final = await provider.stream([*history, result], chunks.append, {"tools": [WEATHER_TOOL]})
     assert final.content == "It is sunny in Paris today ☀."
     assert final.finish_reason == "stop"
+
+
+async def test_what_was_thought_and_called_before_goes_back_into_the_chat(
+    provider: Provider,
+) -> None:
+    call = ToolCall("call_1", "get_weather", '{"city":"Paris"}')
+    history = [
+        ChatMessage.system("You are a test."),
+        ChatMessage.user("think"),
+        ChatMessage.assistant("Yes.", reasoning="Hm."),
+        ChatMessage.user("weather"),
+        ChatMessage.assistant(reasoning="A tool!", tool_calls=[call]),
+        ChatMessage.tool("clear", tool_call_id="call_1"),
+        ChatMessage.assistant("Clear."),
+        ChatMessage.user("A joke, please"),
+    ]
+    message = await provider.stream(history, str, {"tools": [WEATHER_TOOL]})
+    assert message.content == "Why did the token cross the stream? To be next!"
+    assert message.usage is not None
+    assert message.usage.prompt_tokens > 400
 
 
 async def test_characters_that_the_model_splits_come_whole(provider: Provider) -> None:

@@ -1,5 +1,6 @@
 """Local inference that streams: llama.cpp, mistral.rs and any OpenAI-compatible server, in one shape."""
 
+from ..errors import ExtraMissing, InferenceFailed
 from .chunk import InferenceChunk
 from .chunk_stream import InferenceChunkStream
 from .into_run import stream_to_run
@@ -13,8 +14,10 @@ from .tiny_model import Script, TinyModel
 
 __all__ = [
     "ChatMessage",
+    "ExtraMissing",
     "InferenceChunk",
     "InferenceChunkStream",
+    "InferenceFailed",
     "InferenceOptions",
     "LlamaCppOptions",
     "LlamaCppProvider",

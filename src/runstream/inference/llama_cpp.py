@@ -37,7 +37,7 @@ class LlamaCppOptions:
 
     model_path: str | Path
     context_length: int = 4096
-    parallel: int = 4
+    parallel: int = 2
     gpu_layers: int | None = None
     threads: int | None = None
     chat_template: str | None = None
@@ -115,7 +115,10 @@ def _load(options: LlamaCppOptions) -> Any:
     try:
         server = engine.Server(params)
     except RuntimeError as error:
-        raise InferenceFailed(f"llama.cpp could not load {options.model_path}: {error}") from None
+        raise InferenceFailed(
+            f"llama.cpp could not load {options.model_path}: {error} (It may be damaged, of a kind that "
+            "this version does not know, or too large for this machine.)"
+        ) from None
     # One question and answer, because freeing a server that has never answered can hang.
     server.handle_metrics()
     return server

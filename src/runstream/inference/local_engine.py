@@ -7,8 +7,10 @@ interpreter goes away takes the process down with it. So every one is stopped fi
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import importlib.util
+import os
 import threading
 import time
 import weakref
@@ -56,8 +58,15 @@ class _State(Generic[E]):
         self._lock = threading.Lock()
         self._running: set[HandOver] = set()
         self._closed = False
+        # The process that loaded it.
+        self._pid = 0
 
     def begin(self, generate: Callable[[E, HandOver], None]) -> HandOver:
+        if self._is_forked():
+            raise InferenceFailed(
+                f"{self._name} runs in the process that this one was forked from, and cannot run here: fork "
+                "before the first generation, or start processes with `spawn`"
+            )
         hand_over = HandOver()
         with self._lock:
             if self._closed:
@@ -73,6 +82,8 @@ class _State(Generic[E]):
         return hand_over
 
     def close(self) -> None:
+        if self._is_forked():
+            return
         with self._lock:
             self._closed = True
             running = list(self._running)
@@ -106,8 +117,19 @@ class _State(Generic[E]):
             if self._engine is None:
                 if self._load is None:
                     raise self._closed_error()
-                self._engine = self._load()
+                engine = self._load()
+                if self._closed:  # nobody waits for this any more, and nobody would free it
+                    raise self._closed_error()
+                self._engine, self._pid = engine, os.getpid()
             return self._engine
+
+    def _is_forked(self) -> bool:
+        """Whether this is a fork of the process in which the engine runs: its threads are not here."""
+        if self._engine is None or self._pid == os.getpid():
+            return False
+        # Freeing it would wait for those threads, so it is never freed here.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._engine))
+        return True
 
     def _closed_error(self) -> InferenceFailed:
         return InferenceFailed(f"{self._name}: the provider was closed")

@@ -46,7 +46,7 @@ class MistralRsOptions:
     """
 
     model: str | Path
-    parallel: int = 4
+    parallel: int = 2
     quantize: str | None = None
     seed: int | None = None
     chat_template: str | Path | None = None
