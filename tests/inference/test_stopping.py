@@ -241,7 +241,7 @@ async def test_cancelling_the_run_stops_the_engine(endless: Workflow, memory_url
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_a_forked_process_is_told_that_the_engine_is_not_there_and_ends(
+def test_a_forked_process_is_told_that_the_engine_is_not_there(
     gguf: Path, kind: str
 ) -> None:
     program = f"""
@@ -262,7 +262,8 @@ def test_a_forked_process_is_told_that_the_engine_is_not_there_and_ends(
                 joke()
             except InferenceFailed as error:
                 print("spawn" in str(error), flush=True)
-            sys.exit(3)
+            del provider
+            os._exit(3)  # as multiprocessing ends its forks: llama.cpp's own handlers hang in one
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
         print(joke(), flush=True)
     """
