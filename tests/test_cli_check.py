@@ -87,3 +87,10 @@ def test_a_terminal_shows_which_check_it_is_at(sqlite_url: str) -> None:
     assert f"of {len(ORDER)}  " in shown.text
     assert f"{len(ORDER)} promises" in shown.text
     assert shown.returncode == 0
+
+
+def test_a_server_that_is_not_there_is_one_error() -> None:
+    checked = run_command("", "check", "http://127.0.0.1:1")
+    assert checked.returncode == 4
+    assert checked.stderr.count("\n") == 1
+    assert "cannot connect" in checked.stderr

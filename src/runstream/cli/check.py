@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..conformance import CHECKS, log_factory, run_checks
-from ..conformance.check import Outcome
+from ..conformance.check import CHECK_S_MAX, REMOTE_CHECK_S_MAX, Outcome
+from ..logs import is_embedded
 from .exit_codes import NOT_OK, OK
 from .options import debug_option
 from .terminal import can_redraw, command_line, harmless, is_watched, make_console, shown_url
@@ -75,14 +76,17 @@ async def _check(url: str, names: tuple[str, ...], *, as_json: bool) -> bool:
     """Whether every promise is kept, told one by one."""
     console = make_console()
     open_log = log_factory(url)
-    async with open_log():
-        pass  # a log that cannot be used at all is one error, not one for each promise
+    async with open_log() as log:
+        # A log that cannot be used at all is one error, not one for each promise.
+        await log.list(limit=1)
     chosen = [check for check in CHECKS if not names or {check.name, check.area} & set(names)]
     counts: Counter[str] = Counter()
     broken: list[str] = []
     begun_s = time.monotonic()
     with Progress(console, [check.name for check in chosen], shown=not as_json) as progress:
-        async with aclosing(run_checks(open_log, only=names or None)) as outcomes:
+        seconds_max = CHECK_S_MAX if is_embedded(url) else REMOTE_CHECK_S_MAX
+        checks = run_checks(open_log, only=names or None, seconds_max=seconds_max)
+        async with aclosing(checks) as outcomes:
             async for outcome in outcomes:
                 counts[outcome.status] += 1
                 if outcome.status == "broken":

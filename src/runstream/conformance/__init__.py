@@ -77,9 +77,10 @@ CHECKS: Final = tuple(
 
 
 async def run_checks(
-    open_log: OpenLog, *, only: Collection[str] | None = None
+    open_log: OpenLog, *, only: Collection[str] | None = None, seconds_max: float = CHECK_S_MAX
 ) -> AsyncGenerator[Outcome, None]:
-    """Put a log to every check, or to those whose names or areas are in `only`; one outcome each.
+    """Put a log to every check, or to those whose names or areas are in `only`; one outcome each. A
+    check that takes longer than `seconds_max` is taken to hang.
 
     The runs that this makes are of workflows that begin with `check-` or are called `conformance`, and
     are ended when their check is done; other runs of the store are left alone.
@@ -87,7 +88,7 @@ async def run_checks(
     for check in CHECKS:
         if only is None or check.name in only or check.area in only:
             recorded = _Recorded(open_log)
-            yield await run_check(check, recorded)
+            yield await run_check(check, recorded, seconds_max=seconds_max)
             await recorded.end_runs()
 
 

@@ -24,8 +24,10 @@ from ..subscription import Subscription
 
 # No check takes more than a few seconds; one that takes this long hangs.
 CHECK_S_MAX: Final = 30.0
+# Some make ten thousand calls, which a network delays by some milliseconds each.
+REMOTE_CHECK_S_MAX: Final = 10 * CHECK_S_MAX
 # For waits that something must end: beyond the check's own limit, so that a missed wake-up is a hang.
-FOREVER_S: Final = 10 * CHECK_S_MAX
+FOREVER_S: Final = 10 * REMOTE_CHECK_S_MAX
 # A log's own polling tick: after it a waiter really waits.
 TICK_S: Final = 0.02
 # Calls of a crowd under way at the same time: enough to share commits, no burden for a server.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import os
 import random
 import ssl
 import time
@@ -294,7 +295,10 @@ class Transport:
         if isinstance(cause, TimeoutError):
             why = "no answer in time"
         elif isinstance(cause, aiohttp.ClientConnectorError):
-            why = f"cannot connect: {cause.os_error.strerror or cause.os_error}"
+            number = cause.os_error.errno or 0
+            why = (
+                f"cannot connect: {os.strerror(number) if number > 0 else cause.os_error.args[-1]}"
+            )
         error = LogUnavailable(f"{self.base}: {why}")
         error.__cause__ = cause
         return error
