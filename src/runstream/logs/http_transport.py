@@ -295,10 +295,7 @@ class Transport:
         if isinstance(cause, TimeoutError):
             why = "no answer in time"
         elif isinstance(cause, aiohttp.ClientConnectorError):
-            number = cause.os_error.errno or 0
-            why = (
-                f"cannot connect: {os.strerror(number) if number > 0 else cause.os_error.args[-1]}"
-            )
+            why = f"cannot connect: {_plain(cause.os_error)}"
         error = LogUnavailable(f"{self.base}: {why}")
         error.__cause__ = cause
         return error
@@ -364,6 +361,13 @@ def _tls(ca: str | None) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=ca)
     except OSError as error:  # ssl.SSLError is one, too
         raise InvalidURL(f"ca names a file with certificates (PEM): {ca!r}: {error}") from error
+
+
+def _plain(error: OSError) -> str:
+    """What an error of the system says, without its number."""
+    if isinstance(error, ssl.SSLError) or not error.errno or error.errno < 0:
+        return str(error.args[-1])
+    return os.strerror(error.errno)
 
 
 def _is_loopback(host: str) -> bool:
