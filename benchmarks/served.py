@@ -34,12 +34,27 @@ class Served:
 @contextmanager
 def serving(log_url: str, *options: str) -> Generator[Served]:
     """A server over `log_url` on the last core, while this process stays on the first one."""
+    with _started(
+        ["-m", "runstream", "serve", "--url", log_url, "--port", "{port}", *options]
+    ) as served:
+        yield served
+
+
+@contextmanager
+def serving_module(module: str) -> Generator[Served]:
+    """As `serving`, another server: ``python -m MODULE PORT``."""
+    with _started(["-m", module, "{port}"]) as served:
+        yield served
+
+
+@contextmanager
+def _started(arguments: list[str]) -> Generator[Served]:
     cores = sorted(os.sched_getaffinity(0))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    command = [sys.executable, "-m", "runstream", "serve", "--url", log_url, "--port", str(port)]
-    with subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, *(word.replace("{port}", str(port)) for word in arguments)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             if len(cores) > 1:
                 os.sched_setaffinity(process.pid, cores[-1:])
@@ -48,6 +63,8 @@ def serving(log_url: str, *options: str) -> Generator[Served]:
             yield Served(port, process.pid)
         finally:
             process.kill()
+            # For the next server.
+            os.sched_setaffinity(0, cores)
 
 
 def _wait_listening(process: subprocess.Popen[bytes], port: int) -> None:

@@ -1,10 +1,8 @@
 """Many raw connections that read server-sent events as cheaply as Python can: they count frames.
 
-What a connection got is counted by the line that every frame of a token has; the last seq of each is
-compared with what it should be, so a lost or doubled frame shows.
+Only the standard library: peers are measured with it too.
 """
 
-import json
 import re
 import select
 import socket
@@ -12,7 +10,7 @@ import time
 from collections.abc import Callable
 
 TOKEN = b"\nevent: token\n"
-_IDS = re.compile(rb"(?:^|\n)id: [a-z0-9]+\.(\d+)\n")
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 READ_BYTES = 256 * 1024
 # A guard: nothing here takes so long.
 QUIET_S_MAX = 60.0
@@ -21,8 +19,11 @@ QUIET_S_MAX = 60.0
 class Connection:
     """One subscriber's socket."""
 
-    def __init__(self, port: int, path: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, path: str, *, receive_bytes: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.sendall(
             b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\n\r\n"
             % path.encode()
@@ -67,20 +68,25 @@ class Crowd:
         self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
 
     def wait_for_streams(self) -> None:
-        """Until each has its first frame: then it is subscribed."""
+        """Until each has something: then it is subscribed."""
         missing = set(self.by_fd)
         deadline = time.monotonic() + QUIET_S_MAX
         while missing:
             if time.monotonic() > deadline:
                 raise SystemExit(f"{len(missing)} connections got no stream")
             for fd, _ in self._epoll.poll(1.0):
-                data = self._read(fd)
-                self.by_fd[fd].take(data)
-                if b"stream.cursor" in self.by_fd[fd].rest + data or b"\r\n\r\n" in data:
-                    missing.discard(fd)
+                self.by_fd[fd].take(self._read(fd))
+                missing.discard(fd)
 
-    def read(self, count: int, between: Callable[[], None] | None = None) -> None:
-        """Until `count` more frames have come. `between` is called again and again."""
+    def read(
+        self,
+        count: int,
+        between: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        """Until `count` more frames have come. `between` is called again and again, `after` behind each
+        look at all connections.
+        """
         deadline = time.monotonic() + QUIET_S_MAX
         while count > 0:
             ready = self._epoll.poll(0 if between else 1.0)
@@ -88,6 +94,8 @@ class Crowd:
                 between()
             for fd, _ in ready:
                 count -= self.by_fd[fd].take(self._read(fd))
+            if after:
+                after()
             if time.monotonic() > deadline:
                 raise SystemExit(f"{count} frames did not come")
 
@@ -104,18 +112,38 @@ class Crowd:
 
 
 class Publisher:
-    """Appends single events to one run, on one connection that is kept."""
+    """Appends events to one run, on one connection that is kept: the next batch when one is answered."""
 
     def __init__(self, port: int, run_id: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = port
         self.run_id = run_id
-        self.number = 0
-        self.answers = 0
-        body = json.dumps({"workflow": "w"}).encode()
-        self._request(b"PUT", f"/v1/runs/{run_id}", body)
-        self.wait()
+        self._answer = b""
+        self._request(b"PUT", f"/v1/runs/{run_id}", b'{"workflow":"w"}')
+        self.take_answer()
+
+    def send(self, count: int) -> None:
+        """A batch. Its answer must be taken before the next one."""
+        event = '{"kind":"token","data":{"text":"%s"},"correlation_id":"gen-42"}' % ("x" * 60)
+        body = f'{{"events":[{",".join([event] * count)}]}}'
+        self._request(b"POST", f"/v1/runs/{self.run_id}/events", body.encode())
+
+    def take_answer(self, *, wait: bool = True) -> bool:
+        """Whether it is there."""
+        while True:
+            head, end, body = self._answer.partition(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            if end and (length is None or len(body) >= int(length[1])):
+                break
+            try:
+                self._answer += self.socket.recv(65536, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+        if not head.startswith(b"HTTP/1.1 20"):
+            raise SystemExit(f"the server answered {self._answer!r}")
+        self._answer = b""
+        return True
 
     def _request(self, method: bytes, path: str, body: bytes) -> None:
         self.socket.sendall(
@@ -123,30 +151,23 @@ class Publisher:
             b"content-length: %d\r\n\r\n%b" % (method, path.encode(), self.port, len(body), body)
         )
 
-    def send(self, text: str) -> None:
-        """One event; its answer must be taken with `wait` or `poll` before the next one."""
-        self.number += 1
-        event = {"kind": "token", "data": {"text": text, "n": self.number}}
-        body = json.dumps({"events": [event]}, separators=(",", ":")).encode()
-        self._request(b"POST", f"/v1/runs/{self.run_id}/events", body)
 
-    def wait(self) -> None:
-        self.socket.setblocking(True)
-        self._check(self.socket.recv(65536))
+def fan_out(publisher: Publisher, crowd: Crowd, batches: int, size: int, readers: int) -> float:
+    """Frames per second that `readers` of the crowd get, while batches of `size` come as fast as they are
+    taken.
+    """
+    sent = 1
 
-    def poll(self) -> bool:
-        """Whether the answer is there."""
-        self.socket.setblocking(False)
-        try:
-            data = self.socket.recv(65536)
-        except BlockingIOError:
-            return False
-        finally:
-            self.socket.setblocking(True)
-        self._check(data)
-        return True
+    def send_next() -> None:
+        nonlocal sent
+        if sent < batches and publisher.take_answer(wait=False):
+            publisher.send(size)
+            sent += 1
 
-    def _check(self, data: bytes) -> None:
-        if not data.startswith(b"HTTP/1.1 20"):
-            raise SystemExit(f"the server answered {data!r}")
-        self.answers += 1
+    frames = batches * size * readers
+    began = time.perf_counter()
+    publisher.send(size)
+    crowd.read(frames, send_next)
+    took = time.perf_counter() - began
+    publisher.take_answer()
+    return frames / took

@@ -22,16 +22,17 @@ PINS = Path(__file__).with_name("requirements.txt")
 
 @dataclass(frozen=True)
 class Peer:
-    """A package of `requirements.txt` and where it runs."""
+    """What of `requirements.txt` is installed, and where it runs."""
 
-    package: str
+    packages: tuple[str, ...]
     python: tuple[int, int]  # the oldest that it runs on
 
 
 PEERS = {
-    "llamaindex": Peer("llama-index-workflows", (3, 11)),
-    "zenml": Peer("zenml", (3, 11)),
-    "mistral": Peer("mistralai-workflows", (3, 12)),
+    "llamaindex": Peer(("llama-index-workflows",), (3, 11)),
+    "zenml": Peer(("zenml",), (3, 11)),
+    "mistral": Peer(("mistralai-workflows",), (3, 12)),
+    "sse-starlette": Peer(("sse-starlette", "uvicorn[standard]"), (3, 11)),
 }
 
 
@@ -94,7 +95,7 @@ def _install(name: str, peer: Peer) -> None:
     _run([base, "-m", "venv", "--without-pip", str(HOME / name)])
     pip = [sys.executable, "-m", "pip", "--python", str(python(name))]
     quiet = ["--quiet", "--disable-pip-version-check"]
-    _run([*pip, "install", *quiet, "--constraint", str(PINS), peer.package])
+    _run([*pip, "install", *quiet, "--constraint", str(PINS), *peer.packages])
 
 
 def _run(command: list[str]) -> None:
@@ -124,7 +125,7 @@ def _starts(command: str) -> bool:
 
 def main() -> None:
     for name, peer in PEERS.items():
-        print(f"{name} ({peer.package}): ", end="", flush=True)
+        print(f"{name} ({', '.join(peer.packages)}): ", end="", flush=True)
         try:
             print(install(name))
         except InstallError as error:
