@@ -52,6 +52,13 @@ failure, and the last line of standard error is its reason.
     client_ingest   events_per_s: events / (drained - first published), with the default settings;
                     of_64_per_s: the same with 64 events to a request at most; client_us: CPU time of
                     the client / events; server_cores; ``**disk.probe(scratch)``
+    sse_fanout      deliveries_per_s: frames that 1 000 raw connections got / time, batches of 16 events
+                    sent as soon as the last is answered; single_per_s: the same of single events;
+                    ours: share_of_bare, single_share_of_bare (`bare_fanout`, in the same run)
+    sse_latency     p50_ms, p99_ms from ``publish()`` to the bytes at one of 100 raw connections
+    sse_catchup     records_per_s: frames that one raw connection got / time, median of three
+    sse_idle        subscriber_kib: the server's growth; core_share: its CPU time over three heartbeats
+    sse_stalled     share: deliveries/s beside a connection that is not read / without it, in turn
     client_catch_up records_per_s: records / time of an ``async for`` over ``subscribe()``, data not
                     looked at; client_us: CPU time of the client / records; max_rss_mib
     <engine>_log    append_per_s and bare_append_per_s in turn, append_share of the two; wake_p50_ms,

@@ -226,6 +226,60 @@ ROWS = (
         Program("ours.client_ingest"),
     ),
     Row(
+        "sse_fanout",
+        "SSE: 1 000 subscribers of one run, events in batches of 16 as fast as they are taken",
+        (
+            Figure("deliveries_per_s", "deliveries/s", "higher", target=120_000),
+            Figure(
+                "deliveries_per_s", "deliveries/s, beside sse-starlette", "higher", times_peer=3
+            ),
+            Figure("share_of_bare", "of a bare protocol's", "higher", target=0.5),
+            Figure("single_per_s", "deliveries/s, one event a write", "higher"),
+            Figure(
+                "single_share_of_bare",
+                "of a bare protocol's, one event a write",
+                "higher",
+                target=0.5,
+            ),
+        ),
+        Program("ours.sse_fanout"),
+        Program("peers.sse_starlette_fanout", peer="sse-starlette"),
+    ),
+    Row(
+        "sse_latency",
+        "publish() in a worker to 100 SSE subscribers of a local server, 1 000/s, FULL sync",
+        (
+            Figure("p50_ms", "ms, p50", "lower", target=3),
+            Figure("p99_ms", "ms, p99", "lower", target=15),
+            Figure("fdatasync_ms", "ms, the disk's own fdatasync", "lower"),
+        ),
+        Program("ours.sse_latency"),
+    ),
+    Row(
+        "sse_catchup",
+        "one SSE subscriber over 1 000 000 stored records of a local server, raw",
+        (Figure("records_per_s", "records/s", "higher", target=400_000),),
+        Program("ours.sse_catchup"),
+    ),
+    Row(
+        "sse_idle",
+        "5 000 SSE subscribers that have nothing to read, a heartbeat every 15 s",
+        (
+            Figure("subscriber_kib", "KiB of the server per subscriber", "lower", target=30),
+            Figure("core_share", "of a core", "lower", target=0.05),
+        ),
+        Program("ours.sse_idle"),
+    ),
+    Row(
+        "sse_stalled",
+        "one of 1 000 SSE subscribers reads nothing: what the others get, of what they got before",
+        (
+            Figure("share", "of the speed without it", "higher", target=0.95),
+            Figure("deliveries_per_s", "deliveries/s", "higher"),
+        ),
+        Program("ours.sse_stalled"),
+    ),
+    Row(
         "client_catch_up",
         "subscribe() over 1 000 000 stored records of a local server, as `Record` objects",
         (
