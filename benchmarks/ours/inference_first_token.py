@@ -1,15 +1,18 @@
-"""How long a generation's first token takes from the engine to a subscriber over HTTP (SSE), and how soon an
-engine stops.
+"""How long a generation's first token takes from the engine to a subscriber over HTTP (SSE), and how soon
+an engine stops.
 
-llama.cpp with the tiny model, in a step's place: this process publishes to a server in another one, on SQLite
-with FULL sync, and follows the run there as a browser does. The time begins when the engine hands out the
-token. Then readers leave endless generations: the tokens that the engine still makes, by its own count.
+llama.cpp with the tiny model, in a step's place: this process publishes to a server in another one, on
+SQLite with FULL sync, and follows the run there as a browser does. The time begins when the engine hands
+out the token. Then readers leave endless generations: the tokens that the engine still makes, by its own
+count. At last two generations write into one run at the same time: how many of its records follow one of
+the other generation.
 """
 
 import asyncio
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import aiohttp
 from benchmarks import disk
 from benchmarks.measure import arguments, emit, percentile
 from benchmarks.served import serving
-from runstream import start_run
+from runstream import connect, start_run
 from runstream.inference import (
     ChatMessage,
     LlamaCppOptions,
@@ -90,14 +93,36 @@ async def tokens_after_leaving(provider: LlamaCppProvider) -> int:
     return generated - before - 1
 
 
+async def interleaved(url: str, provider: LlamaCppProvider, tokens: int) -> float:
+    """Of the tokens of two generations in one run: the share that comes after one of the other."""
+    async with start_run("two", url=url) as run:
+        await asyncio.gather(
+            *(
+                stream_to_run(
+                    provider.stream_chunks([ChatMessage.user("count")], {"max_tokens": tokens}),
+                    correlation_id=name,
+                )
+                for name in ("a", "b")
+            )
+        )
+    async with connect(url) as streams:
+        records = streams.subscribe(run.run_id, kinds="token")
+        names = [record.correlation_id async for record in records if record.kind == "token"]
+    if len(names) != 2 * tokens:
+        raise SystemExit(f"{len(names)} of {2 * tokens} tokens are in the stream")
+    return sum(before != after for before, after in pairwise(names)) / len(names)
+
+
 async def measure(url: str, folder: Path, rounds: int) -> dict[str, float]:
     model = TinyModel().write_gguf(folder / "tiny.gguf")
     watch_engine()
-    options = LlamaCppOptions(model_path=model, parallel=1, threads=1)
+    options = LlamaCppOptions(model_path=model, parallel=2, threads=1)
     async with LlamaCppProvider(options=options) as provider, aiohttp.ClientSession() as session:
         times = [await first_token_s(session, url, provider) * 1000 for _ in range(rounds + 3)][3:]
         after = [await tokens_after_leaving(provider) for _ in range(rounds)]
+        share = await interleaved(url, provider, 10 * rounds)
     return {
+        "interleaved": round(share, 3),
         "p50_ms": round(statistics.median(times), 2),
         "p99_ms": round(percentile(times, 99), 2),
         "tokens_after": statistics.median(after),

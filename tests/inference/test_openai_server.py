@@ -228,6 +228,33 @@ async def test_leaving_closes_the_connection() -> None:
             await server.left.wait()
 
 
+async def test_a_slow_reader_slows_the_server_down() -> None:
+    sent = 0
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        part = chunk("x" * 10_000)
+        await stream(end=False)(writer)
+        while True:
+            writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+            await writer.drain()  # waits while the reader does
+            sent += 1
+
+    async with scripted_server(endless) as server, provider_of(server.base_url) as provider:
+        reading = provider.stream_chunks(ask("Hi"))
+        await anext(reading)
+        before = -1
+        async with asyncio.timeout(30):
+            while before != sent:  # until the buffers on the way are full
+                before = sent
+                await asyncio.sleep(0.2)
+        assert sent < 5000
+        for _ in range(1000):
+            assert (await anext(reading)).delta == "x" * 10_000
+        await reading.aclose()
+        assert sent > before
+
+
 async def test_closing_the_provider_ends_an_answer_that_hangs() -> None:
     async with scripted_server(stay_open(chunk("Hel"))) as server:
         provider = provider_of(server.base_url)
