@@ -15,7 +15,15 @@ from urllib.parse import urlencode, urlsplit
 
 from ..admission import check_batch, check_limit, check_open
 from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
-from ..errors import InvalidInput, InvalidURL, LeaseHeld, RequestTooLarge, RunNotFound
+from ..errors import (
+    InvalidInput,
+    InvalidURL,
+    LeaseHeld,
+    LogUnavailable,
+    NotALog,
+    RequestTooLarge,
+    RunNotFound,
+)
 from ..events_query import EventsQuery, encode_events_query
 from ..filter import Filter
 from ..log import (
@@ -186,13 +194,16 @@ class HttpLog:
                 body=encode_append(events, producer, final=final),
                 repeatable=producer is not None,
             )
+            stored = read_appended(answer.body)
         except RequestTooLarge:
             if producer is None or len(events) == 1:
                 raise
             half = len(events) // 2
             parts = [(0, events[:half]), (half, events[half:])]
             return await self._send(path, parts, producer, final=final)
-        stored = read_appended(answer.body)
+        except NotALog as error:
+            # A proxy's page, most likely: the run was there, and will be again.
+            raise LogUnavailable(str(error)) from error
         if answer.unsure and stored.last_seq:
             # What our own first attempt stored is no duplicate of anything the caller sent before.
             return Appended(stored.first_seq, stored.last_seq)
@@ -235,7 +246,10 @@ class HttpLog:
 
     async def _lease(self, run_id: str, action: LeaseAction) -> bytes:
         path, body = _path(run_id, "/lease"), encode_json(action)
-        return (await self._transport.call("POST", path, body=body)).body
+        try:
+            return (await self._transport.call("POST", path, body=body)).body
+        except NotALog as error:  # as for an append
+            raise LogUnavailable(str(error)) from error
 
     async def trim(self, run_id: str, *, through: int) -> None:
         await self._transport.call(

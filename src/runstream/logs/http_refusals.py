@@ -28,6 +28,8 @@ UNAVAILABLE: Final = 503
 # Whoever is answered so has not been served, and may come again.
 COME_BACK: Final = frozenset({TOO_MANY, UNAVAILABLE})
 
+_TRY_AGAIN: Final = frozenset({408, UNAVAILABLE})
+
 # What an answer means that no server of ours has written (a proxy before it, say).
 _MEANINGS: Final[Mapping[int, tuple[type[RunstreamError], str]]] = {
     401: (Unauthorized, "it wants a token, and not this one"),
@@ -52,8 +54,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamEr
     problem = read_problem(body) if "json" in headers.get("content-type", "") else None
     if problem is not None:
         error = error_of(problem)
-        # The server's log is closed, full, in trouble: for us it is not there now.
-        if status >= SERVER_ERROR and (status == UNAVAILABLE or type(error) is RunstreamError):
+        # The server's log is closed, full, in trouble, or we were too slow: try again.
+        if status in _TRY_AGAIN or (status >= SERVER_ERROR and type(error) is RunstreamError):
             return LogUnavailable(problem.detail)
         return error
     said = f"the server answers {status}"

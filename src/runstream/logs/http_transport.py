@@ -143,6 +143,7 @@ class Transport:
                 # Whoever is asked to come back later has not been served.
                 if status not in COME_BACK:
                     raise error
+                error = LogUnavailable(str(error))
                 again_after_s = max(again_after_s, retry_after_s(found))
             except aiohttp.ClientConnectorError as cause:
                 error = self._unavailable(cause)
@@ -180,7 +181,10 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=limit_s, sock_connect=self.times.connect_s),
             ) as response:
                 with link.reading(response):
-                    return response.status, response.headers, await self._read(response)
+                    answer = await self._read(response)
+                if response.status < 300 and answer and "json" not in response.content_type:  # noqa: PLR2004
+                    raise NotALog(f"{self.base} answers with a page: is the URL right?")
+                return response.status, response.headers, answer
         except RuntimeError as error:  # the session was closed at this very moment
             self._check_open()
             raise aiohttp.ClientConnectionError(str(error)) from error
