@@ -127,6 +127,23 @@ def test_an_address_that_is_taken_is_said(server: ServerProcess) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_an_address_that_another_program_has_is_said(sqlite_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ended = run_command(sqlite_url, "serve", "--port", str(other.getsockname()[1]))
+    assert ended.returncode == 4
+    assert "cannot listen" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_address_of_another_machine_is_said(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s" * 64)
+    options = ["--host", "192.0.2.1", "--jwt-secret", str(tmp_path / "secret")]
+    ended = run_command(sqlite_url, "serve", *options)
+    assert ended.returncode == 4
+    assert "cannot listen at http://192.0.2.1:4747" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_without_streaming_events_are_neither_taken_nor_shown(
     tmp_path: Path, sqlite_url: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,8 @@ import pytest
 # A guard against hanging: an engine that recovers from a crash on a loaded machine takes a second or two.
 START_S_MAX = 60.0
 _POLL_S = 0.01
+# Below the range of outgoing connections of usual systems (Linux: 32768, others: 49152).
+_PORTS = range(20_000, 32_000)
 _SHOWN_BYTES = 2000
 
 
@@ -35,12 +38,20 @@ def find_program(name: str, *folders: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface that nobody listens on."""
+    """Different ports of the loopback interface that nobody listens on.
+
+    Not of those that outgoing connections get: one of them, even one that is over, would keep an engine
+    from starting again on its port.
+    """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            port = secrets.choice(_PORTS)
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 def free_port() -> int:

@@ -120,20 +120,16 @@ def _allow_open_files() -> None:
 
 
 def _check_free(listening: Listening) -> None:
-    """Granian would share a port with whoever has it, and each would get some of the connections.
+    """Granian would share a port with another server of this user, and each would get some connections.
 
-    Raises LogUnavailable: it is taken, or is no address of this machine.
+    Raises LogUnavailable: somebody listens there.
     """
+    # (Binding it for a moment would tell less: that also fails for connections that have just ended.)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            listening.host, listening.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # Connections of a server that has just ended are no reason to wait.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise LogUnavailable(f"cannot listen at {listening.url}: {error.strerror}") from error
+        socket.create_connection((listening.host, listening.port), timeout=CLOSE_S).close()
+    except OSError:
+        return
+    raise LogUnavailable(f"cannot listen at {listening.url}: somebody does already")
 
 
 def _granian(app: App, listening: Listening) -> Server:
@@ -168,8 +164,10 @@ def _make_server(app: App, listening: Listening) -> Server:
 
 def _explain(serving: asyncio.Task[None], listening: Listening) -> None:
     error = serving.exception()
-    if isinstance(error, OSError):
-        raise LogUnavailable(f"cannot listen at {listening.url}: {error}") from error
+    if isinstance(error, (OSError, RuntimeError)):
+        # (Granian's own errors bring a stack along.)
+        why = str(error).partition("\n")[0]
+        raise LogUnavailable(f"cannot listen at {listening.url}: {why}") from error
     if error is not None:
         raise error
     raise LogUnavailable(f"the server at {listening.url} ended by itself")
