@@ -30,6 +30,18 @@ def test_the_file_holds_a_hash_and_only_its_owner_reads_it(tmp_path: Path) -> No
     assert [found.name for found in read_keys(path)] == ["ci"]
 
 
+def test_a_file_that_a_server_of_another_user_reads_stays_so(tmp_path: Path) -> None:
+    real, path = tmp_path / "real", tmp_path / "link"
+    _, first = create_key(real, ("admin",))
+    real.chmod(0o640)
+    path.symlink_to(real)
+    create_key(path, ("admin",))
+    revoke_key(path, first.id)
+    assert path.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert len(read_keys(real)) == 1
+
+
 def test_a_key_gives_its_scopes_and_no_others(tmp_path: Path) -> None:
     key, entry = create_key(tmp_path / "keys", ("runs:read", "runs:write"))
     grant = KeyFile(tmp_path / "keys").identify(key)

@@ -7,10 +7,12 @@ would only slow down every request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -154,14 +156,24 @@ def _index(text: bytes) -> dict[str, Key]:
 
 def _write_keys(path: Path, keys: list[Key]) -> None:
     # Replaced as a whole, so that a server that reads meanwhile sees the old keys or the new ones.
+    path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as new:
             new.write(b"".join(msgspec.json.encode(key) + b"\n" for key in keys))
+            if path.exists():
+                _take_over(new.fileno(), path.stat())
             new.flush()
             os.fsync(new.fileno())
         Path(new.name).replace(path)
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from None
+
+
+def _take_over(file: int, before: os.stat_result) -> None:
+    """Let those read the new file who could read the old one: the server may be another user."""
+    with contextlib.suppress(PermissionError):
+        os.fchown(file, before.st_uid, before.st_gid)
+        os.fchmod(file, stat.S_IMODE(before.st_mode))
