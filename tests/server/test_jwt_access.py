@@ -54,7 +54,7 @@ def jwks_file(tmp_path: Path) -> Path:
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    found = {"sub": "ci", "exp": time.time() + 60, "scope": "openid runs:read", **more}
+    found = {"sub": "ci", "exp": time.time() + 3600, "scope": "openid runs:read", **more}
     return {name: value for name, value in found.items() if value is not None}
 
 

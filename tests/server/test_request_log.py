@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from asgi_call import call
+from runstream.errors import LogUnavailable
+from runstream.log import RunInfo
 from runstream.logs.memory import MemoryLog
 from runstream.server.app import create_app
 from runstream.server.keys import create_key
@@ -112,3 +114,22 @@ def test_a_server_that_tells_everything_tells_no_secret(
     if form:
         requests = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
         assert {one["logger"] for one in requests} >= {"runstream.requests"}
+
+
+async def test_callers_do_not_hear_where_the_log_lies_and_the_operator_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(MemoryLog):
+        async def info(self, run_id: str) -> RunInfo:
+            raise LogUnavailable(f"/srv/secret-place/events.db has no space left ({run_id})")
+
+    app = create_app(Broken())
+    for accept in ("application/json", "text/event-stream"):
+        for path in ("/v1/runs/r", "/v1/runs/r/events"):
+            answer = await call(app, "GET", path, {"accept": accept})
+            assert (answer.status, answer.json["code"]) == (503, "log_unavailable")
+            assert b"secret-place" not in answer.body
+            assert "try again" in answer.json["detail"]
+    told = [record for record in caplog.records if "secret-place" in record.getMessage()]
+    assert len(told) == 1
+    await app.stop()

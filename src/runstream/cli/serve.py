@@ -102,7 +102,7 @@ def serve(
     try:
         # Not at the top: what they import is an extra, and would slow down every other command.
         from ..server import app as server_app  # noqa: PLC0415
-        from ..server import credentials, log_lines, serving, site  # noqa: PLC0415
+        from ..server import credentials, log_lines, loopback, serving, site  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise InvalidInput(
             "serving needs more packages: pip install 'runstream[server]'"
@@ -141,5 +141,11 @@ def serve(
         click.echo(
             f"runstream serves {shown} at {listening.url} (auth: {access.describe()})", err=True
         )
+        if listening.tls_cert is None and not loopback.is_loopback(host):
+            click.echo(
+                "Without TLS whoever is on the way reads the keys: give --tls-cert, or let a proxy "
+                "in front speak HTTPS.",
+                err=True,
+            )
 
     asyncio.run(serving.serve(app, listening, on_ready))

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from ..api import JSON
-from ..errors import RunstreamError
+from ..errors import LogUnavailable, RunstreamError
 from ..problem import MEDIA_TYPE, STATUS_BY_CODE, Problem, problem_of
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -23,6 +23,16 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 INTERNAL: Final = "internal"
 
 _encode = msgspec.json.Encoder().encode
+
+
+# What callers hear when the log behind the server cannot be used: its own words name files and hosts.
+UNAVAILABLE: Final = (
+    "the server's log cannot be used now: try again; the server's operator can see why"
+)
+
+
+class NotNow(LogUnavailable):
+    """The server cannot serve at this moment, for a reason that it tells everyone."""
 
 
 class Refused(Exception):
@@ -50,6 +60,8 @@ def problem_for(error: Exception) -> tuple[Problem, Headers]:
         return error.problem, error.headers
     if isinstance(error, RunstreamError):
         problem = problem_of(error)
+        if problem.status == HTTPStatus.SERVICE_UNAVAILABLE and not isinstance(error, NotNow):
+            return msgspec.structs.replace(problem, detail=UNAVAILABLE), ()
         if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR:
             return problem, _challenge(problem)
     detail = "the server made a mistake; its log has the details"

@@ -23,7 +23,7 @@ from ..invocation import Target
 from ..log import Log
 from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
-from .answers import INTERNAL, problem_for, send_problem
+from .answers import INTERNAL, UNAVAILABLE, problem_for, send_problem
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
@@ -41,6 +41,8 @@ Chore: TypeAlias = Callable[[Site], Coroutine[Any, Any, None]]
 
 # A failed chore is started again after this time.
 CHORE_RETRY_S: Final = 5.0
+# While the log cannot be used, its operator hears why this often.
+TROUBLE_S: Final = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class App:
         self._requests = with_cors(self._request, options.cors_origins)
         self._site: Site | None = None
         self._tracing: Tracing | None = None
+        self._trouble_at = 0.0
         self._starting = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
         self._active = 0
@@ -184,8 +187,11 @@ class App:
             pattern = route.pattern
             await self._serve(site, route, parts, scope, receive, noting)
         except Exception as error:
-            if problem_for(error)[0].code == INTERNAL:
+            problem = problem_for(error)[0]
+            if problem.code == INTERNAL:
                 logger.exception("%s %s failed", scope["method"], pattern)
+            elif problem.detail == UNAVAILABLE:
+                self._tell_trouble(error)
             if status:
                 raise
             await send_problem(noting, error)
@@ -195,6 +201,13 @@ class App:
             log_request(scope, pattern, status, seconds)
             if span is not None:
                 span.end(pattern, parts.get(RUN_ID), status)
+
+    def _tell_trouble(self, error: Exception) -> None:
+        """Tell the operator what callers are not told; not for each of them."""
+        now = time.monotonic()
+        if now >= self._trouble_at:
+            self._trouble_at = now + TROUBLE_S
+            logger.warning("the log cannot be used: %s", error)
 
     async def _serve(
         self,

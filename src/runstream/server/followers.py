@@ -13,10 +13,11 @@ from collections import Counter, OrderedDict
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from ..errors import LogUnavailable, RunstreamError, TooManySubscribers
+from ..errors import RunstreamError, TooManySubscribers
 from ..filter import Filter
 from ..log import READ_LIMIT_DEFAULT, Log, Page
 from ..record import Cursor
+from .answers import NotNow
 from .batches import Batches, View
 from .metrics import Lag, Metrics
 from .shared_reader import SharedReader
@@ -226,5 +227,5 @@ class Followers:
         return Lag(max(lags, default=0), sum(lags))
 
 
-def _stopping() -> LogUnavailable:
-    return LogUnavailable("the server is stopping: connect again in a moment")
+def _stopping() -> NotNow:
+    return NotNow("the server is stopping: connect again in a moment")

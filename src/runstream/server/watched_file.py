@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from ..errors import InvalidInput, LogUnavailable
+from ..errors import InvalidInput
+from .answers import NotNow
 
 # How long a withdrawn key may live on; a look costs a few microseconds.
 LOOK_S: Final = 1.0
@@ -46,7 +47,7 @@ class WatchedFile(Generic[T]):
         """
         latest = self.latest()
         if self._fault is not None:
-            raise LogUnavailable("the server cannot read its credentials now: its log says why")
+            raise NotNow("the server cannot read its credentials now: its log says why")
         return latest
 
     def latest(self) -> T:
