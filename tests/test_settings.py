@@ -98,3 +98,15 @@ def test_rust_is_quiet_in_the_block_unless_the_user_wants_to_hear_it(
     with quiet_rust():
         assert os.environ["RUST_LOG"] == "debug"
     assert os.environ["RUST_LOG"] == "debug"
+
+
+def test_what_may_be_secret_in_the_settings_is_not_shown() -> None:
+    run = ChildRun("postgresql://me:s3cret@host/db", "run-1", "run-1")
+    environment = environment_with(run) | {
+        "RUNSTREAM_URL": run.url,
+        "RUNSTREAM_TOKEN": "s3cret",
+    }
+    settings = read_settings(environment)
+    assert settings.url == run.url
+    assert settings.run == run
+    assert "s3cret" not in f"{settings!r} {settings} {run!r} {settings.run}"

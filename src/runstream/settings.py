@@ -51,6 +51,9 @@ class ChildRun(msgspec.Struct, frozen=True, omit_defaults=True):
     step_run_id: str | None = None
     attempt: int | None = None
 
+    def __repr__(self) -> str:
+        return f"<ChildRun {self.run_id}>"  # the URL may hold a password
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One reading of the environment; docs/logs.md lists the variables."""
@@ -68,6 +71,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     end_timeout_s: float = END_TIMEOUT_S
     blocked_s: float = BLOCKED_S
     run: ChildRun | None = None
+
+    def __repr__(self) -> str:
+        return "<Settings>"  # the URL may hold a password, and the token is one
 
 
 def default_url() -> str:

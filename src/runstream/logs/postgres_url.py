@@ -57,8 +57,8 @@ class Address(msgspec.Struct, frozen=True):
 def parse(address: str, options: dict[str, str]) -> Address:
     """Raises InvalidURL, without what may be secret in the URL."""
     shown = with_secrets_hidden(address)
-    libpq = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    refuse_unknown(options, (*_OURS, *sorted(libpq - {"password", "passfile", "sslpassword"})))
+    libpq = sorted(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+    refuse_unknown(options, (*_OURS, *libpq))
     conninfo = _conninfo(address, {k: v for k, v in options.items() if k not in _OURS})
     if conninfo is None:
         raise InvalidURL(

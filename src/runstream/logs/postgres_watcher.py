@@ -12,13 +12,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from ..bell import Bell
-from ..errors import LogUnavailable
+from ..errors import LogUnavailable, RunstreamError
 from .postgres_line import Line, Lines, TablesGone
 from .postgres_read import Tail, tails
 from .postgres_url import Address
@@ -215,7 +216,7 @@ class Watcher:
                 waited = self._bell.listened
                 for start in range(0, len(waited), STREAMS_PER_LOOK):
                     found |= await self._look_at(waited[start : start + STREAMS_PER_LOOK])
-            except (LogUnavailable, TablesGone):
+            except (RunstreamError, TablesGone):
                 self._bell.ring_all()  # whoever waits hears it from its own next call
                 pause_s = LOOK_S_MAX
                 continue
@@ -254,9 +255,10 @@ def as_payloads(news: Iterable[News]) -> list[str]:
 
 
 def as_news(payload: str) -> list[News]:
-    """What a notification says."""
+    """What a notification says. (Anybody may write to a channel: what is not ours says nothing.)"""
     news: list[News] = []
-    for line in payload.splitlines():
-        run_id, generation, seq = line.split(" ")
-        news.append((run_id, generation, int(seq)))
+    with suppress(ValueError):
+        for line in payload.splitlines():
+            run_id, generation, seq = line.split(" ")
+            news.append((run_id, generation, int(seq)))
     return news

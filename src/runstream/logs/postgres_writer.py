@@ -242,7 +242,7 @@ class Writer:
     ) -> Generator[None]:
         try:
             yield
-        except psycopg.errors.UniqueViolation as error:
+        except _CONFLICTS as error:
             raise _Conflict(str(error)) from error
         except psycopg.Error as error:
             problem = translate(self._address, error, connection)
@@ -251,8 +251,12 @@ class Writer:
             raise problem from error
 
 
+# Another process has created the same run since we looked; or two wait for each other's streams.
+_CONFLICTS: Final = (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected)
+
+
 class _Conflict(Exception):
-    """Another process has created the same run since we looked."""
+    """Another process came in between: looking again settles it."""
 
 
 class _Unsure(Exception):
