@@ -99,7 +99,11 @@ async def kill(rng: random.Random, victims: list[Engine], times: int) -> None:
         await asyncio.sleep(rng.uniform(0, PAUSE_S_MAX))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.soak)])
+# (Comparing all records of the long one takes a moment.)
+LONG = [pytest.mark.soak, pytest.mark.allow_blocking]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=LONG)])
 async def test_random_kills_of_servers_and_engine_lose_and_double_nothing(
     engine: EngineServer, servers: list[ServerProcess], kills: int
 ) -> None:
