@@ -33,7 +33,6 @@ def tuned(tmp_path: Path) -> Generator[ServerProcess]:
         tmp_path / "server",
         f"sqlite:{tmp_path}/events.db",
         heartbeat_s=0.2,
-        stalled_s_max=0.4,
         subscribers_per_run_max=2,
         subscriber_bytes_max=50_000,
     ) as server:
@@ -85,8 +84,14 @@ def test_one_subscriber_too_many_is_told_so_and_has_room_once_another_left(
             assert again.status == 200
 
 
-def test_a_subscriber_that_takes_nothing_is_cut_and_no_other_notices(tuned: ServerProcess) -> None:
-    open_run(tuned, "r")
+def test_a_subscriber_that_takes_nothing_is_cut_and_no_other_notices(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path}/events.db"
+    with tuned_server(tmp_path / "server", url, stalled_s_max=2.0) as server:
+        open_run(server, "r")
+        cut_one_of_two(server)
+
+
+def cut_one_of_two(tuned: ServerProcess) -> None:
     with (
         EventStream(tuned, "r") as stalled,
         EventStream(tuned, "r") as reading,

@@ -96,7 +96,8 @@ class Followers:
         self._per_run: Counter[str] = Counter()
         self._readers: dict[str, SharedReader] = {}
         self._views: WeakValueDictionary[tuple[object, ...], View] = WeakValueDictionary()
-        self._pages: OrderedDict[tuple[str, Cursor], asyncio.Task[StoredPage]] = OrderedDict()
+        self._reading: dict[tuple[str, Cursor], asyncio.Task[StoredPage]] = {}
+        self._pages: OrderedDict[tuple[str, Cursor], StoredPage] = OrderedDict()
         self._pages_bytes = 0
         self._clock: asyncio.Task[None] | None = None
         metrics.watch_lag(self._lag)
@@ -170,9 +171,12 @@ class Followers:
         Raises what `Log.read` does.
         """
         key = (root_run_id, position)
-        task = self._pages.get(key)
+        page = self._pages.get(key)
+        if page is not None:
+            return page
+        task = self._reading.get(key)
         if task is None:
-            task = self._pages[key] = asyncio.create_task(self._read(root_run_id, position))
+            task = self._reading[key] = asyncio.create_task(self._read(root_run_id, position))
             task.add_done_callback(lambda done: self._keep(key, done))
         # Whoever goes must not take it from the others.
         return await asyncio.shield(task)
@@ -182,20 +186,21 @@ class Followers:
         return StoredPage(page, time.monotonic())
 
     def _keep(self, key: tuple[str, Cursor], task: asyncio.Task[StoredPage]) -> None:
-        if task.cancelled() or task.exception() is not None or task.result().is_short:
-            del self._pages[key]
-            return
-        self._pages_bytes += task.result().batches.size_bytes
-        self._forget_pages(time.monotonic() - PAGES_S_MAX)
+        del self._reading[key]
+        # The end of what is stored will soon be longer.
+        if not task.cancelled() and task.exception() is None and not task.result().is_short:
+            self._pages[key] = page = task.result()
+            self._pages_bytes += page.batches.size_bytes
+            self._forget_pages()
 
-    def _forget_pages(self, before: float) -> None:
-        for key, task in list(self._pages.items()):
-            if not task.done():
-                continue
-            page = task.result()
+    def _forget_pages(self) -> None:
+        """Of the kept pages those that are too old, or too many. The oldest come first."""
+        before = time.monotonic() - PAGES_S_MAX
+        while self._pages:
+            page = next(iter(self._pages.values()))
             if self._pages_bytes <= PAGES_BYTES_MAX and page.read_at > before:
                 break
-            del self._pages[key]
+            self._pages.popitem(last=False)
             self._pages_bytes -= page.batches.size_bytes
 
     # --- the clock ---------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ class Followers:
                 follower.look(now)
             except Exception:
                 logger.exception("a subscriber could not be looked after")
-        self._forget_pages(time.monotonic() - PAGES_S_MAX)
+        self._forget_pages()
         for root_run_id, reader in list(self._readers.items()):
             if not (reader.is_usable and reader.is_needed):
                 del self._readers[root_run_id]
