@@ -281,7 +281,8 @@ class Log(Protocol):
 class PendingAppend(msgspec.Struct, frozen=True):
     """An append that a log fetches when it is about to commit; `done` gets the answer or the error.
 
-    `prepared` is called before, when all that is left of the work on it is the disk's.
+    `prepared` is called before, when all that is left of the work on it is the disk's. `awaited`: somebody
+    waits for the answer before there will be more, so putting a commit off for more gains nothing.
     """
 
     run_id: str
@@ -290,6 +291,7 @@ class PendingAppend(msgspec.Struct, frozen=True):
     final: bool
     done: Callable[[Appended | Exception], None]
     prepared: Callable[[], None] | None = None
+    awaited: bool = False
 
 
 @runtime_checkable

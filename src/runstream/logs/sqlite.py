@@ -117,6 +117,7 @@ class SqliteLog:
                     self._append_work(one.run_id, one.drafts, one.producer, one.final),
                     one.done,
                     one.prepared,
+                    awaited=one.awaited,
                 )
                 for one in take()
             ]

@@ -51,12 +51,19 @@ logger = logging.getLogger(__name__)
 class Job:
     """One piece of work for the next transaction, and where its outcome goes."""
 
-    __slots__ = ("done", "outcome", "prepared", "work")
+    __slots__ = ("awaited", "done", "outcome", "prepared", "work")
 
     def __init__(
-        self, work: Work, done: Callable[[Any], None], prepared: Callable[[], None] | None = None
+        self,
+        work: Work,
+        done: Callable[[Any], None],
+        prepared: Callable[[], None] | None = None,
+        *,
+        awaited: bool = True,
     ) -> None:
         self.work = work
+        # Whether somebody waits for it, and the next one comes only after that.
+        self.awaited = awaited
         # Called once, on the writer's thread, with the result or the exception, after the commit.
         self.done = done
         # Called when the transaction is complete and only the disk's part of the commit is left.
@@ -195,7 +202,8 @@ class Writer:
         if jobs:
             self._commit(jobs)
             busy = LINGER_FROM <= self._last_count < LINGER_BELOW
-            self._may_linger = busy and not self._queue.empty()
+            awaited = any(job.awaited for job in jobs)
+            self._may_linger = busy and not awaited and not self._queue.empty()
             self._bound_wal()
             if look_at == math.inf:
                 look_at = 0.0

@@ -43,7 +43,14 @@ class Intake:
             self._kick = self._log.fetch_from(self._take)
         told: asyncio.Future[Appended] = self._loop.create_future()
         self._waiting.append(
-            PendingAppend(run_id, drafts, producer, final, partial(self._done, told, self._loop))
+            PendingAppend(
+                run_id,
+                drafts,
+                producer,
+                final,
+                partial(self._done, told, self._loop),
+                awaited=True,
+            )
         )
         self._kick()
         return await told
