@@ -321,12 +321,41 @@ async def test_a_batch_beyond_a_requests_limits_goes_in_several_with_its_numbers
             ]
             assert [body["final"] for body in bodies] == [False] * (len(sizes) - 1) + [True]
             assert (stored.first_seq, stored.last_seq) == (1, len(drafts))
-        # Without a producer it needs one all the more, if only for this batch.
-        server.requests.clear()
-        await log.append("r1", many)
-        senders = [json.loads(request.body)["producer"] for request in server.requests]
-        assert len({sender["id"] for sender in senders}) == 1
-        assert [sender["number"] for sender in senders] == [1, 1001, 2001]
+
+
+async def test_a_large_batch_without_a_producer_is_given_one_that_has_opened_the_run() -> None:
+    async def script(request: Request, line: Line) -> None:
+        if request.method == "PUT":
+            run = json.loads(run_answer().partition(b"\r\n\r\n")[2])
+            await line.send(answer(200, {"run": run, "epoch": 1, "number": 0, "created": False}))
+        else:
+            await line.send(STORED)
+
+    async with log_of(script) as (log, server):
+        await log.append("r1", [make_draft("r1", "x", {}) for _ in range(2001)])
+        owner = json.loads(server.requests[0].body)["producer"]
+        senders = [json.loads(request.body)["producer"] for request in server.requests[1:]]
+    assert [sender["number"] for sender in senders] == [1, 1001, 2001]
+    assert {(sender["id"], sender["epoch"]) for sender in senders} == {(owner, 1)}
+
+
+async def test_a_batch_that_a_proxy_finds_too_large_goes_in_halves() -> None:
+    async def script(request: Request, line: Line) -> None:
+        sent = json.loads(request.body)
+        if len(sent["events"]) > 3:
+            await line.send(answer(413, HTML, "text/html"))
+            return
+        first = sent["producer"]["number"]
+        last = first + len(sent["events"]) - 1
+        stored.append((first, last, sent["final"]))
+        await line.send(answer(200, {"first_seq": first, "last_seq": last, "duplicates": 0}))
+
+    stored: list[tuple[int, int, bool]] = []
+    drafts = [make_draft("r1", "x", {}) for _ in range(10)]
+    async with log_of(script) as (log, _):
+        appended = await log.append("r1", drafts, producer=Producer("p", 1, 1), final=True)
+    assert stored == [(1, 2, False), (3, 5, False), (6, 7, False), (8, 10, True)]
+    assert (appended.first_seq, appended.last_seq) == (1, 10)
 
 
 async def test_a_body_is_compressed_on_its_way_to_another_machine_if_that_pays() -> None:

@@ -7,6 +7,7 @@ producer's numbers, and one without a producer is not repeated.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from collections.abc import AsyncGenerator, Sequence
@@ -46,15 +47,15 @@ from ..start import Start
 from . import refuse_unknown
 from .http_codec import (
     encode_append,
-    encode_events,
     encode_json,
+    encode_parts,
+    is_small,
     lease_body,
     read_appended,
     read_opened,
     read_page,
     read_run,
     read_runs,
-    split_events,
 )
 from .http_follow import Follower
 from .http_transport import TIMES, Times, Transport
@@ -149,48 +150,41 @@ class HttpLog:
         """As the contract says; but a batch beyond a request's limits goes in several, which a producer's
         numbers hold together: repeated after a failure, nothing is stored twice.
         """
-        path = _path(run_id, "/events")
+        _path(run_id)
         if not drafts:
             check_batch(drafts, root_run_id=run_id, final=final)
-        parts = list(split_events(encode_events(run_id, drafts)))
-        if producer is None and len(parts) > 1:
-            producer = Producer(secrets.token_hex(8), 0, 1)
-        try:
-            return await self._send(path, parts, producer, final=final)
-        except LeaseHeld:
-            if producer is not None:
-                raise
-            # The server takes the lifecycle of a held run only from those who have opened it.
-            owner = secrets.token_hex(8)
-            opened = await self.open(run_id, producer=owner)
-            return await self._send(path, parts, Producer(owner, opened.epoch, 1), final=final)
+        if producer is not None:
+            return await self._send(run_id, drafts, producer, final=final)
+        if is_small(drafts):
+            with contextlib.suppress(LeaseHeld):
+                return await self._send(run_id, drafts, None, final=final)
+        # Several requests are held together by a producer's numbers; and the server takes the lifecycle
+        # of a run that a process holds only from those who have opened it.
+        owner = secrets.token_hex(8)
+        opened = await self.open(run_id, producer=owner)
+        return await self._send(run_id, drafts, Producer(owner, opened.epoch, 1), final=final)
 
     async def _send(
-        self,
-        path: str,
-        parts: Sequence[tuple[int, Sequence[bytes]]],
-        producer: Producer | None,
-        *,
-        final: bool,
+        self, run_id: str, drafts: Sequence[Draft], producer: Producer | None, *, final: bool
     ) -> Appended:
         first_seq = last_seq = duplicates = 0
-        for start, events in parts:
-            last = start == parts[-1][0]
+        for start, events in encode_parts(run_id, drafts):
+            last = start + len(events) == len(drafts)
             sender = producer and Producer(producer.id, producer.epoch, producer.number + start)
-            stored = await self._send_part(path, events, sender, final=final and last)
+            stored = await self._send_part(run_id, events, sender, final=final and last)
             first_seq = first_seq if start else stored.first_seq
             last_seq = stored.last_seq
             duplicates += stored.duplicates
         return Appended(first_seq, last_seq, duplicates)
 
     async def _send_part(
-        self, path: str, events: Sequence[bytes], producer: Producer | None, *, final: bool
+        self, run_id: str, events: Sequence[bytes], producer: Producer | None, *, final: bool
     ) -> Appended:
         """One request; or several, where something before the server takes only smaller ones."""
         try:
             answer = await self._transport.call(
                 "POST",
-                path,
+                _path(run_id, "/events"),
                 body=encode_append(events, producer, final=final),
                 repeatable=producer is not None,
             )
@@ -199,8 +193,10 @@ class HttpLog:
             if producer is None or len(events) == 1:
                 raise
             half = len(events) // 2
-            parts = [(0, events[:half]), (half, events[half:])]
-            return await self._send(path, parts, producer, final=final)
+            behind = Producer(producer.id, producer.epoch, producer.number + half)
+            first = await self._send_part(run_id, events[:half], producer, final=False)
+            rest = await self._send_part(run_id, events[half:], behind, final=final)
+            return Appended(first.first_seq, rest.last_seq, first.duplicates + rest.duplicates)
         except NotALog as error:
             # A proxy's page, most likely: the run was there, and will be again.
             raise LogUnavailable(str(error)) from error

@@ -65,10 +65,22 @@ def encode_json(body: object) -> bytes:
 # --- events out ----------------------------------------------------------------------------------
 
 
-def encode_events(run_id: str, drafts: Sequence[Draft]) -> list[bytes]:
-    """One JSON object for each draft, for a request to the run of that id."""
-    return [
-        _encode(
+def is_small(drafts: Sequence[Draft]) -> bool:
+    """Whether one request surely holds them: without a look at how long they are as JSON."""
+    size_bytes = sum(len(bytes(draft.data)) for draft in drafts)
+    return len(drafts) <= EVENTS_MAX and size_bytes <= BODY_BYTES_MAX - len(drafts) * FRAME_BYTES
+
+
+def encode_parts(run_id: str, drafts: Sequence[Draft]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """One JSON object for each draft, for requests to the run of that id: in parts that a server takes
+    at once, each with the place where it begins. A part is made when it is asked for.
+
+    An event that is too large for any request is a part of its own: the server says so.
+    """
+    events: list[bytes] = []
+    start = size_bytes = 0
+    for place, draft in enumerate(drafts):
+        event = _encode(
             EventBody(
                 draft.kind,
                 draft.data,
@@ -82,23 +94,12 @@ def encode_events(run_id: str, drafts: Sequence[Draft]) -> list[bytes]:
                 draft.index,
             )
         )
-        for draft in drafts
-    ]
-
-
-def split_events(events: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
-    """The events in parts that a server takes at once, each with the place where it begins.
-
-    An event that is too large for any request is a part of its own: the server says so.
-    """
-    start = size_bytes = 0
-    for place, event in enumerate(events):
         size_bytes += len(event) + 1
-        full = size_bytes > BODY_BYTES_MAX - FRAME_BYTES or place - start >= EVENTS_MAX
-        if full and place > start:
-            yield start, events[start:place]
-            start, size_bytes = place, len(event) + 1
-    yield start, events[start:]
+        if events and (len(events) >= EVENTS_MAX or size_bytes > BODY_BYTES_MAX - FRAME_BYTES):
+            yield start, events
+            events, start, size_bytes = [], place, len(event) + 1
+        events.append(event)
+    yield start, events
 
 
 def encode_append(events: Sequence[bytes], producer: Producer | None, *, final: bool) -> bytes:
