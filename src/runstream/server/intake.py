@@ -25,6 +25,8 @@ class Intake:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        # (Asked once: looking for the abilities of an object is slow.)
+        self._fetching = log if isinstance(log, FetchesAppends) else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[PendingAppend] = deque()
         self._outcomes: deque[tuple[asyncio.Future[Appended], Appended | Exception]] = deque()
@@ -36,11 +38,11 @@ class Intake:
         self, run_id: str, drafts: Sequence[Draft], *, producer: Producer | None, final: bool
     ) -> Appended:
         """`Log.append`. Cancelling only stops the waiting."""
-        if producer is None or not isinstance(self._log, FetchesAppends):
+        if producer is None or self._fetching is None:
             return await self._log.append(run_id, drafts, producer=producer, final=final)
         if self._loop is None or self._kick is None:
             self._loop = asyncio.get_running_loop()
-            self._kick = self._log.fetch_from(self._take)
+            self._kick = self._fetching.fetch_from(self._take)
         told: asyncio.Future[Appended] = self._loop.create_future()
         self._waiting.append(
             PendingAppend(
