@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from runstream.errors import InvalidInput
-from runstream.settings import ChildRun, Settings, environment_with, quiet_rust, read_settings
+from runstream.settings import (
+    ChildRun,
+    Settings,
+    environment_with,
+    proxy_for,
+    quiet_rust,
+    read_settings,
+)
 
 CHILD = ChildRun("sqlite:/tmp/x.db", "run-1", "root-1", "train", "s1", 2)
 
@@ -25,6 +32,7 @@ def test_each_variable_is_read() -> None:
     settings = read_settings(
         {
             "RUNSTREAM_URL": "memory:",
+            "RUNSTREAM_TOKEN": "sesame",
             "RUNSTREAM_QUEUE_RECORDS": "10",
             "RUNSTREAM_RECORD_SIZE_BYTES": "2048",
             "RUNSTREAM_PUBLISH_BATCH_SIZE": "7",
@@ -36,6 +44,7 @@ def test_each_variable_is_read() -> None:
     )
     assert settings == Settings(
         url="memory:",
+        token="sesame",
         queue_records_max=10,
         record_size_bytes_max=2048,
         publish_batch_size=7,
@@ -110,3 +119,15 @@ def test_what_may_be_secret_in_the_settings_is_not_shown() -> None:
     assert settings.url == run.url
     assert settings.run == run
     assert "s3cret" not in f"{settings!r} {settings} {run!r} {settings.run}"
+
+
+def test_a_proxy_is_the_one_that_the_usual_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert proxy_for("https://runs.example.com") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
+    monkeypatch.setenv("NO_PROXY", "inside.example.com")
+    assert proxy_for("https://runs.example.com/path") == "http://proxy.example.com:3128"
+    assert proxy_for("http://runs.example.com") is None
+    assert proxy_for("https://runs.inside.example.com") is None
