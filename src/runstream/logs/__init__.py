@@ -32,7 +32,7 @@ _EXTRAS = {"redis": "redis", "nats": "nats", "psycopg": "postgres", "aiohttp": "
 EMBEDDED = frozenset({"memory", "sqlite"})
 # Logs that work in every event loop and thread: all users of one URL in a process share one, and so its
 # connections.
-SHARED = EMBEDDED | {"redis", "rediss", "postgresql", "postgres"}
+SHARED = EMBEDDED | {"redis", "rediss", "nats", "postgresql", "postgres"}
 
 
 class _Backend(Protocol):

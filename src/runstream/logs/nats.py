@@ -1,0 +1,450 @@
+"""The NATS log: JetStream streams for any number of processes and machines (nats-server 2.9 or newer).
+
+Each run's stream is a subject; each message of it is stored only behind the one that its writer has seen,
+so numbers are dense and zombies are fenced without a lock. One connection for a process, however many
+streams are written and followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from nats.aio.msg import Msg
+
+from ..admission import check_limit, check_open
+from ..bell import Bell
+from ..errors import InvalidURL, LogClosed, LogUnavailable, RunNotFound
+from ..log import (
+    LIST_LIMIT_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    Appended,
+    Lease,
+    LeaseClaim,
+    Opened,
+    Page,
+    Producer,
+    RunInfo,
+    Status,
+)
+from ..portal import Portal
+from ..record import Cursor, Draft
+from ..retention import Retention
+from . import refuse_unknown, requires_durable, retention_option
+from .nats_line import Line, StreamGone, parse_servers
+from .nats_runs import Born, Runs
+from .nats_state import Pending
+from .nats_stream import Stream
+from .nats_subjects import NAME_DEFAULT, Subjects
+
+# Streams whose state this process keeps; one that is asked for again is read in a millisecond.
+STREAMS_MAX: Final = 1000
+# A wake-up may be lost with its sender; a waiter looks by itself this often.
+LOOK_S: Final = 2.0
+# Runs of which is remembered that they have ended: some 100 bytes each.
+ENDED_MAX: Final = 100_000
+# Nobody has waited for a run for this time: its wake-ups are not listened to any more.
+QUIET_S: Final = 60.0
+REPLICAS_MAX: Final = 5
+# Replicas of which one may be lost with its disk.
+REPLICAS_DURABLE: Final = 3
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+def open_url(address: str, options: dict[str, str]) -> NatsLog:
+    """`nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/NAME]`, with `?replicas=` (of streams that are made
+    now), `?retention=` as for SQLite, and `?require=durable`.
+    """
+    refuse_unknown(options, ("replicas", "retention", "require"))
+    replicas = options.get("replicas", "1")
+    if not replicas.isascii() or not replicas.isdigit() or not 1 <= int(replicas) <= REPLICAS_MAX:
+        raise InvalidURL(f"replicas is a number from 1 to {REPLICAS_MAX}, not {replicas!r}")
+    servers, shown, name, secrets = parse_servers(address)
+    return NatsLog(
+        Line(servers, shown, secrets),
+        Subjects(name or NAME_DEFAULT),
+        shown=shown,
+        replicas=int(replicas),
+        retention_s=retention_option(options),
+        must_last=requires_durable(options),
+    )
+
+
+class NatsLog:
+    """The log contract on JetStream. Opening blocks; everything else is async, from any event loop."""
+
+    def __init__(
+        self,
+        line: Line,
+        subjects: Subjects,
+        *,
+        shown: str,
+        replicas: int,
+        retention_s: float | None,
+        must_last: bool,
+    ) -> None:
+        self._line, self._subjects, self._shown = line, subjects, shown
+        self._replicas, self._retention_s = replicas, retention_s
+        self._bell = Bell()
+        self._closed = False
+        self._closing = threading.Lock()
+        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._roots: OrderedDict[str, str] = OrderedDict()
+        # Runs whose wake-ups are listened to: the subscription, and when somebody last waited.
+        self._heard: dict[str, tuple[Any, float]] = {}
+        self._cleaning: asyncio.Task[None] | None = None
+        self._ended: OrderedDict[str, Status] = OrderedDict()
+        self._runs = Runs(line, subjects)
+        self._portal = Portal("runstream-nats")
+        try:
+            self._portal.call(self._connect(must_last=must_last))
+        except BaseException:
+            self._portal.call(line.close())
+            self._portal.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<NatsLog {self._shown}/{self._subjects.name}>"
+
+    @property
+    def promise(self) -> str:
+        """What an acknowledged append survives, in words."""
+        if self._replicas >= REPLICAS_DURABLE:
+            return f"stored on {self._replicas} servers: survives the loss of a minority of them"
+        return (
+            "stored in the file of one server: survives a crash of the server; a power cut may take what "
+            "the server had not synced (sync_interval, two minutes unless it is set)"
+        )
+
+    async def _connect(self, *, must_last: bool) -> None:
+        await self._line.connect()
+        self._replicas = await self._runs.create(self._replicas)
+        if must_last and self._replicas < REPLICAS_DURABLE:
+            raise InvalidURL(
+                f"require=durable, but of NATS at {self._shown}: {self.promise}; it needs streams with "
+                f"?replicas={REPLICAS_DURABLE} on a cluster"
+            )
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    async def open(
+        self,
+        run_id: str,
+        *,
+        producer: str | None,
+        workflow: str | None = None,
+        parent_run_id: str | None = None,
+        claim: LeaseClaim | None = None,
+    ) -> Opened:
+        check_open(run_id, producer, workflow, parent_run_id, claim)
+        return await self._do(self._open(run_id, producer, workflow, parent_run_id, claim))
+
+    async def _open(
+        self,
+        run_id: str,
+        producer: str | None,
+        workflow: str | None,
+        parent_run_id: str | None,
+        claim: LeaseClaim | None,
+    ) -> Opened:
+        self._keep_clean()
+        root = self._roots.get(run_id)
+        if root is None and workflow is not None:
+            root = await self._bear(run_id, workflow, parent_run_id)
+        elif root is None:
+            root = await self._root_of(run_id)
+
+        def decide(pending: Pending) -> Opened:
+            return pending.open(run_id, producer, workflow, parent_run_id, claim)
+
+        opened = await self._stream(root).decide(decide)
+        self._remember_root(run_id, root)
+        await self._line.tell(self._subjects.news(run_id), b"")
+        self._bell.ring([run_id])
+        return opened
+
+    async def _bear(self, run_id: str, workflow: str, parent_run_id: str | None) -> str:
+        """In whose stream a run is that is begun now, or was before."""
+        root = run_id
+        if parent_run_id is not None:
+            try:
+                root = await self._root_of(parent_run_id)
+                await self._stream(root).info(parent_run_id)
+            except RunNotFound:
+                return await self._root_of(run_id)
+        try:
+            return await self._runs.bear(run_id, root, workflow)
+        except StreamGone:  # somebody has emptied the server
+            await self._runs.create(self._replicas)
+            return await self._runs.bear(run_id, root, workflow)
+
+    async def info(self, run_id: str) -> RunInfo:
+        return await self._do(self._info(run_id))
+
+    async def _info(self, run_id: str) -> RunInfo:
+        root = await self._root_of(run_id)
+        try:
+            return await self._stream(root).info(run_id)
+        except RunNotFound:
+            self._roots.pop(run_id, None)  # removed, and perhaps begun again elsewhere
+            raise
+
+    async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._decide(run_id, lambda pending: pending.renew(run_id, owner, epoch))
+
+    async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
+        await self._decide(run_id, lambda pending: pending.release(run_id, owner, epoch))
+
+    async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
+        return await self._decide(run_id, lambda pending: pending.expire(run_id, lease))
+
+    async def trim(self, run_id: str, *, through: int) -> None:
+        await self._decide(run_id, lambda pending: pending.trim(through))
+        await self._do(self._drop_trimmed(run_id))
+
+    async def _drop_trimmed(self, run_id: str) -> None:
+        await self._stream(await self._root_of(run_id)).drop_trimmed()
+
+    async def retain(self, run_id: str, retention: Retention | None) -> None:
+        await self._decide(run_id, lambda pending: pending.retain(retention))
+        await self._do(self._keep(run_id, is_kept=retention is not None))
+
+    async def _keep(self, run_id: str, *, is_kept: bool) -> None:
+        await self._runs.keep(await self._root_of(run_id), is_kept=is_kept)
+
+    async def retained(self) -> Mapping[str, Retention]:
+        return await self._do(self._runs.retained())
+
+    async def remove(self, run_id: str) -> None:
+        await self._do(self._remove(run_id))
+
+    async def _remove(self, run_id: str) -> None:
+        root = await self._root_of(run_id)
+        stream = self._stream(root)
+        await self._runs.remove(await stream.info(run_id), tuple(stream.state.children))
+        await stream.refresh()
+        for gone in (run_id, *stream.state.children):
+            self._roots.pop(gone, None)
+        await self._line.tell(self._subjects.news(run_id), b"")
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: Status | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunInfo]:
+        most = check_limit(limit, LIST_LIMIT_MAX)
+        return await self._do(self._list(workflow, status, before, most))
+
+    async def _list(
+        self, workflow: str | None, status: Status | None, before: str | None, limit: int
+    ) -> Sequence[RunInfo]:
+        if before is not None:
+            await self._info(before)
+        found: list[RunInfo] = []
+        async for entries in self._runs.newest_first(before):
+            wanted = [one for one in entries if workflow in (None, one.workflow)]
+            for info in await self._look_at(wanted, status):
+                if info is not None and status in (None, info.status):
+                    found.append(info)
+                    if len(found) == limit:
+                        return found
+        return found
+
+    async def _look_at(
+        self, entries: Sequence[Born], status: Status | None
+    ) -> Sequence[RunInfo | None]:
+        """What is known of the runs now; None for one that is not there, or surely has another status."""
+        wanted = [one for one in entries if status in (None, self._ended.get(one.run_id, status))]
+        infos = await self._runs.look_at([one.root for one in wanted])
+        found: list[RunInfo | None] = []
+        for entry, root in zip(wanted, infos, strict=True):
+            info = root
+            if root is not None and entry.run_id != entry.root:
+                info = await self._info_or_none(entry)
+            if info is not None and info.has_ended:
+                self._note_end(info)
+            found.append(info)
+        return found
+
+    async def _info_or_none(self, entry: Born) -> RunInfo | None:
+        try:
+            return await self._stream(entry.root).info(entry.run_id)
+        except RunNotFound:
+            return None  # never quite begun
+
+    def _note_end(self, info: RunInfo) -> None:
+        """An end stays: a list of open runs need not look at these again."""
+        self._ended[info.run_id] = info.status
+        if len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
+
+    # --- records ---------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        run_id: str,
+        drafts: Sequence[Draft],
+        *,
+        producer: Producer | None = None,
+        final: bool = False,
+    ) -> Appended:
+        batch = tuple(drafts)
+        return await self._decide(
+            run_id, lambda pending: pending.append(batch, producer, final=final)
+        )
+
+    async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
+        limit = check_limit(limit, READ_LIMIT_MAX)
+        return await self._do(self._read(run_id, after, limit))
+
+    async def _read(self, run_id: str, after: Cursor, limit: int) -> Page:
+        return await self._stream(await self._root_of(run_id)).read(after, limit)
+
+    async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        watched = self._roots.get(run_id, run_id)
+        with self._bell.listen(watched) as listener:
+            self._check_open()
+            while True:
+                left = deadline - time.monotonic()
+                try:
+                    async with asyncio.timeout(max(left, 0)):
+                        root, has_news = await self._do(self._look(watched, after))
+                except (LogUnavailable, TimeoutError):
+                    # Whoever waits is about to read, and hears of it there.
+                    root, has_news = watched, False
+                if has_news or left <= 0:
+                    break
+                if root != watched:
+                    await self.wait(root, after=after, timeout=left)
+                    break
+                await listener.wait(max(0.0, min(left, LOOK_S)))
+                if listener.rung.done():
+                    break  # (perhaps for nothing: whoever waits looks)
+        self._check_open()
+
+    async def _look(self, run_id: str, after: int) -> tuple[str, bool]:
+        """Hear of a run from now on; its root, and whether there is something behind `after` now."""
+        await self._hear(run_id)
+        try:
+            root = await self._root_of(run_id)
+            info = await self._stream(root).info(root)
+        except RunNotFound:
+            return run_id, False
+        return root, info.last_seq > after or info.has_ended
+
+    async def _hear(self, run_id: str) -> None:
+        now = time.monotonic()
+        known = self._heard.get(run_id)
+        if known is None:
+            for quiet, (subscription, last) in list(self._heard.items()):
+                if now - last > QUIET_S:
+                    del self._heard[quiet]
+                    await subscription.unsubscribe()
+
+            async def heard(_message: Msg) -> None:
+                self._bell.ring([run_id])
+
+            subscription = await self._line.listen(self._subjects.news(run_id), heard)
+        else:
+            subscription = known[0]
+        self._heard[run_id] = (subscription, now)
+
+    # --- what they share -------------------------------------------------------------------------
+
+    async def _decide(self, run_id: str, decide: Callable[[Pending], T]) -> T:
+        return await self._do(self._decide_here(run_id, decide))
+
+    async def _decide_here(self, run_id: str, decide: Callable[[Pending], T]) -> T:
+        root = await self._root_of(run_id)
+
+        def decide_if_there(pending: Pending) -> T:
+            pending.info(run_id)
+            return decide(pending)
+
+        return await asyncio.shield(
+            asyncio.ensure_future(self._stream(root).decide(decide_if_there))
+        )
+
+    def _stream(self, root: str) -> Stream:
+        stream = self._streams.get(root)
+        if stream is None:
+            stream = Stream(self._line, self._subjects, root, self._grown)
+            self._streams[root] = stream
+            if len(self._streams) > STREAMS_MAX:
+                self._streams.popitem(last=False)
+        else:
+            self._streams.move_to_end(root)
+        return stream
+
+    def _grown(self, stream: Stream) -> None:
+        if stream.state.root is not None and stream.state.root.ended is not None:
+            self._note_end(stream.state.info(stream.root_run_id))
+        self._bell.ring([stream.root_run_id])
+
+    async def _root_of(self, run_id: str) -> str:
+        """Raises RunNotFound."""
+        known = self._roots.get(run_id)
+        if known is None:
+            known = await self._runs.root_of(run_id)
+            self._remember_root(run_id, known)
+        return known
+
+    def _remember_root(self, run_id: str, root: str) -> None:
+        self._roots[run_id] = root
+        if len(self._roots) > 10 * STREAMS_MAX:
+            self._roots.popitem(last=False)
+
+    def _keep_clean(self) -> None:
+        if self._cleaning is None and self._retention_s is not None:
+            # Not before: a process that only looks at a log changes nothing in it.
+            self._cleaning = asyncio.ensure_future(self._runs.keep_clean(self._retention_s, self))
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._bell.ring_all()
+            with contextlib.suppress(LogClosed):  # in a forked child: nothing here is ours
+                self._portal.call(self._line.close())
+            self._portal.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogClosed(f"the log {self._shown} has been closed")
+
+    async def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a call in the log's own loop; cancelling the caller ends it there."""
+        if self._closed:
+            work.close()
+            self._check_open()
+        try:
+            return await self._portal.run(work)
+        except LogUnavailable:
+            self._check_open()
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                self._check_open()  # the log's own loop has ended under it
+            raise

@@ -1,0 +1,249 @@
+"""The line to NATS: one connection, and the few requests of JetStream that a log needs.
+
+Whatever goes wrong becomes an error of ours. `Unsure` says that a message may or may not be stored: its
+writer has to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
+
+# An answer takes milliseconds; a server that is being replaced takes a few seconds.
+ANSWER_S_MAX: Final = 5.0
+CONNECT_S_MAX: Final = 5.0
+# After a lost connection it is made again, so often, for ever.
+RECONNECT_S: Final = 0.25
+# What waits to be sent while the connection is lost; then callers are told at once.
+UNSENT_BYTES_MAX: Final = 8 * 1024 * 1024
+
+# JetStream's own numbers for what went wrong.
+_WRONG_LAST_SEQUENCE: Final = {10070, 10071}
+_STREAM_NOT_FOUND: Final = 10059
+_NOT_ENABLED: Final = {10076, 10039}
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_VERSION_MIN: Final = (2, 9, 0)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message of a JetStream stream."""
+
+    seq: int
+    subject: str
+    data: bytes
+
+
+class Unsure(Exception):
+    """The message may have been stored: nobody said."""
+
+
+class StreamGone(LogUnavailable):
+    """The JetStream stream is not there (any more)."""
+
+
+class Line:
+    """One connection of this process. In one event loop only."""
+
+    def __init__(self, servers: list[str], shown: str, options: dict[str, Any]) -> None:
+        self._servers, self._shown, self._options = servers, shown, options
+        self._client = Client()
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """What the server takes in one message."""
+        return self._client.max_payload
+
+    async def connect(self) -> None:
+        """Raises LogUnavailable, NotALog."""
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                await self._client.connect(
+                    servers=self._servers,
+                    name="runstream",
+                    connect_timeout=2,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type] # it is slept for
+                    pending_size=UNSENT_BYTES_MAX,
+                    error_cb=_ignore,
+                    **self._options,
+                )
+        except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
+            await self.close()
+            raise LogUnavailable(
+                f"NATS at {self._shown} cannot be used: {_words(error)}"
+            ) from error
+        version = self._client.connected_server_version
+        if (version.major, version.minor, version.patch) < _VERSION_MIN:
+            await self.close()
+            raise NotALog(f"NATS at {self._shown} is {version}: 2.9 or newer is needed")
+
+    async def close(self) -> None:
+        try:
+            await self._client.close()
+        except (nats.errors.Error, OSError):
+            return
+
+    async def api(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request to JetStream's API; its answer.
+
+        Raises:
+            StreamGone, NotALog, LogUnavailable
+        """
+        data = b"" if body is None else json.dumps(body).encode()
+        try:
+            message = await self._client.request(f"$JS.API.{name}", data, timeout=ANSWER_S_MAX)
+        except nats.errors.NoRespondersError as error:
+            raise LogUnavailable(
+                f"NATS at {self._shown} has no JetStream (now): start it with -js"
+            ) from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+        answer: dict[str, Any] = json.loads(message.data)
+        if "error" in answer:
+            self._refuse(answer["error"])
+        return answer
+
+    async def store(self, subject: str, data: bytes, *, expected: int | None) -> int | None:
+        """Store a message behind message `expected` of its subject (0: as its first one); its sequence,
+        or None if another one came first.
+
+        Raises:
+            Unsure: no answer came.
+            StreamGone, LogUnavailable: it is not stored.
+        """
+        headers = None if expected is None else {_EXPECTED: str(expected)}
+        if not self._client.is_connected:
+            raise LogUnavailable(f"NATS at {self._shown} is away; it is tried again")
+        try:
+            message = await self._client.request(
+                subject, data, timeout=ANSWER_S_MAX, headers=headers
+            )
+        except nats.errors.NoRespondersError as error:
+            raise StreamGone(f"NATS at {self._shown} stores nothing (now)") from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unsure from error
+        answer = json.loads(message.data)
+        problem = answer.get("error")
+        if problem is None:
+            return int(answer["seq"])
+        if problem.get("err_code") in _WRONG_LAST_SEQUENCE:
+            return None
+        self._refuse(problem)
+        return None
+
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        """The newest message of a subject, as the stream's leader has it."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def at(self, stream: str, seq: int) -> Stored | None:
+        """The message with that sequence."""
+        return await self._get_direct(stream, {"seq": seq})
+
+    async def next(self, stream: str, subject: str, seq: int) -> Stored | None:
+        """The first message of a subject with that sequence or a later one."""
+        return await self._get_direct(stream, {"seq": seq, "next_by_subj": subject})
+
+    async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
+        """Drop the messages of a subject, those below sequence `before` or all."""
+        body: dict[str, Any] = {"filter": subject}
+        if before is not None:
+            body["seq"] = before
+        await self.api(f"STREAM.PURGE.{stream}", body)
+
+    async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> Any:
+        """Call `heard` with each message of a subject that somebody publishes from now on."""
+        try:
+            return await self._client.subscribe(subject, cb=heard)
+        except (nats.errors.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
+    async def tell(self, subject: str, data: bytes) -> None:
+        """Publish without storing; whoever listens now hears it."""
+        try:
+            await self._client.publish(subject, data)
+        except (nats.errors.Error, OSError):
+            return  # a wake-up: readers look by themselves, too, a little later
+
+    async def _get(self, stream: str, body: dict[str, Any]) -> Stored | None:
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", body)
+        except _NotFound:
+            return None
+        message = answer["message"]
+        data = base64.b64decode(message.get("data", ""))
+        return Stored(int(message["seq"]), message["subject"], data)
+
+    async def _get_direct(self, stream: str, body: dict[str, Any]) -> Stored | None:
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        try:
+            message = await self._client.request(
+                subject, json.dumps(body).encode(), timeout=ANSWER_S_MAX
+            )
+        except nats.errors.NoRespondersError as error:
+            raise StreamGone(f"NATS at {self._shown} has no stream {stream} (now)") from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+        headers = message.headers or {}
+        if headers.get("Status") is not None:
+            return None
+        return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+
+    def _refuse(self, problem: dict[str, Any]) -> None:
+        code = problem.get("err_code")
+        said = f"NATS at {self._shown}: {problem.get('description')}"
+        if code == _STREAM_NOT_FOUND:
+            raise StreamGone(said)
+        if problem.get("code") == HTTPStatus.NOT_FOUND:
+            raise _NotFound(said)
+        if code in _NOT_ENABLED:
+            raise NotALog(f"{said}: start it with -js")
+        raise LogUnavailable(said)
+
+    def _unavailable(self, error: Exception) -> Exception:
+        if isinstance(error, nats.errors.ConnectionClosedError):
+            return LogClosed(f"the connection to NATS at {self._shown} is closed")
+        return LogUnavailable(f"NATS at {self._shown} does not answer: {_words(error)}")
+
+
+class _NotFound(LogUnavailable):
+    """There is no such message."""
+
+
+def parse_servers(address: str) -> tuple[list[str], str, str, dict[str, Any]]:
+    """Of `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/NAME]`: the servers, how they may be shown, the
+    name (or ""), and what the client needs to know. Raises InvalidURL.
+    """
+    scheme, _, rest = address.partition("://")
+    authority, _, name = rest.partition("/")
+    secret, at, hosts = authority.rpartition("@")
+    if not hosts:
+        raise InvalidURL("the URL names no server: nats://HOST[:PORT]")
+    user, _, password = secret.partition(":")
+    options: dict[str, Any] = {}
+    if at:
+        options = {"user": user, "password": password} if password else {"token": user}
+    if scheme == "tls":
+        options["tls"] = ssl.create_default_context()
+    return [f"nats://{host}" for host in hosts.split(",")], hosts, name, options
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _ignore(_error: Exception) -> None:
+    """(Each caller is told by its own call.)"""

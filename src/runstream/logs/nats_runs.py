@@ -1,0 +1,221 @@
+"""Which runs there are in NATS: an index beside the streams, in the order in which they were born.
+
+The streams are the truth. An entry whose stream was never begun, because its writer died in between, is
+passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from ..admission import check_removable
+from ..errors import LogUnavailable, RunNotFound, RunstreamError
+from ..log import RunInfo
+from ..record import now_us
+from ..retention import Retention
+from .nats_line import Line, StreamGone, Unsure
+from .nats_state import Change, info_of
+from .nats_subjects import Subjects
+
+if TYPE_CHECKING:
+    from .nats import NatsLog
+
+# Entries that are read at once.
+WINDOW: Final = 256
+# Old runs are looked for this often, by one process of all.
+CLEAN_S: Final = 300.0
+# Runs that one round of cleaning removes.
+REMOVED_MAX: Final = 1000
+
+logger = logging.getLogger(__name__)
+
+_decode = msgspec.json.Decoder(Change).decode
+
+
+class Born(msgspec.Struct, frozen=True):
+    """That a run was begun, and in whose stream."""
+
+    run_id: str
+    root: str
+    workflow: str
+
+
+_decode_born = msgspec.json.Decoder(Born).decode
+
+
+class Runs:
+    """The index. In the log's own loop only."""
+
+    def __init__(self, line: Line, subjects: Subjects) -> None:
+        self._line, self._subjects = line, subjects
+
+    async def create(self, replicas: int) -> int:
+        """Make the streams of JetStream if they are not there; their number of replicas."""
+        name, runs = self._subjects.name, self._subjects.runs
+        found = replicas
+        for stream, subject in ((name, f"{name}.>"), (runs, f"{runs}.>")):
+            try:
+                info = await self._line.api(f"STREAM.INFO.{stream}")
+            except StreamGone:
+                info = await self._line.api(
+                    f"STREAM.CREATE.{stream}", _config(stream, subject, replicas)
+                )
+            found = int(info["config"].get("num_replicas", 1))
+        return found
+
+    async def bear(self, run_id: str, root: str, workflow: str) -> str:
+        """Note that there is a run in the stream of `root`; the root that somebody noted before."""
+        data = msgspec.json.encode(Born(run_id, root, workflow))
+        try:
+            if await self._line.store(self._subjects.born(run_id), data, expected=0) is not None:
+                return root
+        except Unsure:
+            pass
+        try:
+            return await self.root_of(run_id)
+        except RunNotFound:
+            raise LogUnavailable(f"NATS did not say whether run {run_id!r} is stored") from None
+
+    async def root_of(self, run_id: str) -> str:
+        """Raises RunNotFound."""
+        try:
+            stored = await self._line.last(self._subjects.runs, self._subjects.born(run_id))
+        except StreamGone:
+            stored = None
+        if stored is None:
+            raise RunNotFound(f"no run {run_id!r} in this log")
+        return _decode_born(stored.data).root
+
+    async def newest_first(self, before: str | None) -> AsyncGenerator[list[Born]]:
+        """The entries, some at a time, those before `before` or all."""
+        try:
+            state = (await self._line.api(f"STREAM.INFO.{self._subjects.runs}"))["state"]
+        except StreamGone:
+            return
+        last = int(state["last_seq"])
+        if before is not None:
+            stored = await self._line.last(self._subjects.runs, self._subjects.born(before))
+            last = stored.seq - 1 if stored else 0
+        first = max(int(state["first_seq"]), 1)
+        while last >= first:
+            yield await self._read(range(last, max(last - WINDOW, first - 1), -1))
+            last -= WINDOW
+
+    async def _read(self, seqs: range) -> list[Born]:
+        stored = await asyncio.gather(*(self._line.at(self._subjects.runs, seq) for seq in seqs))
+        prefix = f"{self._subjects.runs}.born."
+        return [
+            _decode_born(one.data)
+            for one in stored
+            if one is not None and one.subject.startswith(prefix)
+        ]
+
+    async def look_at(self, roots: list[str]) -> list[RunInfo | None]:
+        """The root runs as their newest messages say; None for one that is not there."""
+        return await asyncio.gather(*map(self._head, roots))
+
+    async def _head(self, root: str) -> RunInfo | None:
+        stored = await self._line.last(self._subjects.name, self._subjects.changes(root))
+        return None if stored is None else info_of(_decode(stored.data))
+
+    # --- limits and removal ----------------------------------------------------------------------
+
+    async def keep(self, root: str, *, is_kept: bool) -> None:
+        """Note whether a stream has limits of its own."""
+        subject = self._subjects.kept(root)
+        if is_kept:
+            try:
+                await self._line.store(subject, b"{}", expected=None)
+            except Unsure as error:
+                raise LogUnavailable("NATS did not say whether it is stored") from error
+        else:
+            await self._line.purge(self._subjects.runs, subject)
+
+    async def retained(self) -> dict[str, Retention]:
+        """The limits that were set, by root."""
+        prefix = f"{self._subjects.runs}.kept."
+        info = await self._line.api(
+            f"STREAM.INFO.{self._subjects.runs}", {"subjects_filter": f"{prefix}*"}
+        )
+        found: dict[str, Retention] = {}
+        for subject in info["state"].get("subjects") or {}:
+            root = unquote(subject.removeprefix(prefix))
+            stored = await self._line.last(self._subjects.name, self._subjects.changes(root))
+            retention = _decode(stored.data).retention if stored else None
+            if retention is not None:
+                found[root] = retention
+        return found
+
+    async def remove(self, info: RunInfo, children: tuple[str, ...]) -> None:
+        """Drop an ended root run and all that belongs to it; the stream comes last."""
+        check_removable(info)
+        names, root = self._subjects, info.run_id
+        await self._line.purge(names.runs, names.kept(root))
+        for run_id in (*children, root):
+            await self._line.purge(names.runs, names.born(run_id))
+        await self._line.purge(names.name, names.parts(root))
+        await self._line.purge(names.name, names.changes(root))
+
+    async def keep_clean(self, retention_s: float, log: NatsLog) -> None:
+        """Remove runs that ended long ago, now and then; one process of all does it."""
+        while True:
+            try:
+                if await self._claim_cleaning(min(CLEAN_S, retention_s)):
+                    await self._clean(retention_s, log)
+            except RunstreamError as error:
+                logger.warning("cleaning NATS: %s", error)
+            await asyncio.sleep(min(CLEAN_S, retention_s))
+
+    async def _claim_cleaning(self, every_s: float) -> bool:
+        subject = self._subjects.cleaned()
+        last = await self._line.last(self._subjects.runs, subject)
+        if last is not None:
+            cleaned: dict[str, Any] = msgspec.json.decode(last.data)
+            if time.time() - cleaned["time"] < every_s / 2:
+                return False
+        data = msgspec.json.encode({"time": time.time()})
+        try:
+            at = await self._line.store(subject, data, expected=last.seq if last else 0)
+        except Unsure:
+            return False
+        if at is not None and last is not None:
+            await self._line.purge(self._subjects.runs, subject, before=at)
+        return at is not None
+
+    async def _clean(self, retention_s: float, log: NatsLog) -> None:
+        before = now_us() - round(retention_s * 1_000_000)
+        old: list[str] = []
+        async for entries in self.newest_first(None):
+            roots = [entry.run_id for entry in entries if entry.run_id == entry.root]
+            infos = await self.look_at(roots)
+            old += [info.run_id for info in infos if info and info.ended and info.ended <= before]
+        for run_id in old[-REMOVED_MAX:]:
+            try:
+                await log._remove(run_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - in its loop
+            except RunNotFound:
+                continue
+
+
+def _config(name: str, subject: str, replicas: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "subjects": [subject],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "allow_direct": True,
+        "duplicate_window": 0,
+    }

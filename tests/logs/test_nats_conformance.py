@@ -1,0 +1,16 @@
+"""The NATS log keeps every promise."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runstream.conformance import CHECKS, log_factory
+from runstream.conformance.check import CHECK_S_MAX, Check
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.area}-{check.name}")
+async def test_a_nats_log_keeps_the_promise(check: Check, nats_url: str) -> None:
+    async with asyncio.timeout(CHECK_S_MAX):
+        await check.run(log_factory(nats_url))
