@@ -22,6 +22,16 @@ class NatsServer(Engine):
         command += ["-js", "-sd", str(folder / "jetstream")]
         super().__init__([*command, *options], folder, self._answers)
 
+    def drop_streams(self, *names: str) -> None:
+        """Drop what is stored, behind the log's back."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10.0) as line:
+            line.sendall(b'CONNECT {"verbose":false}\r\nSUB done 1\r\n')
+            for name in names or ("RUNSTREAM", "RUNSTREAM_RUNS"):
+                line.sendall(f"PUB $JS.API.STREAM.DELETE.{name} done 0\r\n\r\n".encode())
+            said = b""
+            while said.count(b'"success":true') < len(names or (1, 2)):
+                said += line.recv(4096)
+
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as line:
             return b'"jetstream":true' in line.recv(4096)

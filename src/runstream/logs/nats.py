@@ -158,20 +158,29 @@ class NatsLog:
         claim: LeaseClaim | None,
     ) -> Opened:
         self._keep_clean()
-        root = self._roots.get(run_id)
-        if root is None and workflow is not None:
-            root = await self._bear(run_id, workflow, parent_run_id)
-        elif root is None:
-            root = await self._root_of(run_id)
 
         def decide(pending: Pending) -> Opened:
             return pending.open(run_id, producer, workflow, parent_run_id, claim)
 
-        opened = await self._stream(root).decide(decide)
+        root = await self._place_of(run_id, workflow, parent_run_id)
+        try:
+            opened = await self._stream(root).decide(decide)
+        except StreamGone:  # somebody has emptied the server
+            self._roots.clear()
+            await self._runs.create(self._replicas)
+            root = await self._place_of(run_id, workflow, parent_run_id)
+            opened = await self._stream(root).decide(decide)
         self._remember_root(run_id, root)
         await self._line.tell(self._subjects.news(run_id), b"")
         self._bell.ring([run_id])
         return opened
+
+    async def _place_of(self, run_id: str, workflow: str | None, parent_run_id: str | None) -> str:
+        """In whose stream a run is, or will be."""
+        known = self._roots.get(run_id)
+        if known is None and workflow is not None:
+            return await self._bear(run_id, workflow, parent_run_id)
+        return known or await self._root_of(run_id)
 
     async def _bear(self, run_id: str, workflow: str, parent_run_id: str | None) -> str:
         """In whose stream a run is that is begun now, or was before."""

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -60,6 +61,8 @@ class Line:
     def __init__(self, servers: list[str], shown: str, options: dict[str, Any]) -> None:
         self._servers, self._shown, self._options = servers, shown, options
         self._client = Client()
+        # Set when the connection is lost: what was asked on it is not answered any more.
+        self._lost: asyncio.Future[None] | None = None
 
     @property
     def payload_bytes_max(self) -> int:
@@ -79,6 +82,7 @@ class Line:
                     reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type] # it is slept for
                     pending_size=UNSENT_BYTES_MAX,
                     error_cb=_ignore,
+                    disconnected_cb=self._note_loss,
                     **self._options,
                 )
         except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
@@ -90,6 +94,44 @@ class Line:
         if (version.major, version.minor, version.patch) < _VERSION_MIN:
             await self.close()
             raise NotALog(f"NATS at {self._shown} is {version}: 2.9 or newer is needed")
+
+    async def _note_loss(self) -> None:
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(None)
+        self._lost = None
+
+    async def _request(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """Ask, and wait for the answer; raises `Unsure` at once when the connection is lost meanwhile."""
+        if self._lost is None:
+            self._lost = asyncio.get_running_loop().create_future()
+        lost = self._lost
+        asked = asyncio.ensure_future(
+            self._client.request(subject, data, timeout=ANSWER_S_MAX, headers=headers)
+        )
+        try:
+            both: set[asyncio.Future[Any]] = {asked, lost}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return asked.result()
+            raise Unsure
+        finally:
+            asked.cancel()
+
+    async def _look(self, subject: str, data: bytes) -> Msg:
+        """Ask what can be asked again: waits for a connection that is being made again."""
+        deadline = time.monotonic() + ANSWER_S_MAX
+        while True:
+            while not self._client.is_connected and time.monotonic() < deadline:
+                if self._client.is_closed:
+                    raise LogClosed(f"the connection to NATS at {self._shown} is closed")
+                await asyncio.sleep(RECONNECT_S / 10)
+            try:
+                return await self._request(subject, data)
+            except Unsure:
+                if time.monotonic() >= deadline:
+                    raise LogUnavailable(f"NATS at {self._shown} does not answer") from None
 
     async def close(self) -> None:
         try:
@@ -105,7 +147,7 @@ class Line:
         """
         data = b"" if body is None else json.dumps(body).encode()
         try:
-            message = await self._client.request(f"$JS.API.{name}", data, timeout=ANSWER_S_MAX)
+            message = await self._look(f"$JS.API.{name}", data)
         except nats.errors.NoRespondersError as error:
             raise LogUnavailable(
                 f"NATS at {self._shown} has no JetStream (now): start it with -js"
@@ -127,11 +169,9 @@ class Line:
         """
         headers = None if expected is None else {_EXPECTED: str(expected)}
         if not self._client.is_connected:
-            raise LogUnavailable(f"NATS at {self._shown} is away; it is tried again")
+            raise Unsure
         try:
-            message = await self._client.request(
-                subject, data, timeout=ANSWER_S_MAX, headers=headers
-            )
+            message = await self._request(subject, data, headers)
         except nats.errors.NoRespondersError as error:
             raise StreamGone(f"NATS at {self._shown} stores nothing (now)") from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -190,9 +230,7 @@ class Line:
     async def _get_direct(self, stream: str, body: dict[str, Any]) -> Stored | None:
         subject = f"$JS.API.DIRECT.GET.{stream}"
         try:
-            message = await self._client.request(
-                subject, json.dumps(body).encode(), timeout=ANSWER_S_MAX
-            )
+            message = await self._look(subject, json.dumps(body).encode())
         except nats.errors.NoRespondersError as error:
             raise StreamGone(f"NATS at {self._shown} has no stream {stream} (now)") from error
         except (nats.errors.Error, OSError, TimeoutError) as error:

@@ -131,6 +131,9 @@ class Stream:
                     return left
             except Unsure:
                 pass
+            except StreamGone:
+                if is_fresh and not self.state.at:
+                    raise  # it is to be begun, and there is nothing to begin it in
             for seen in await self.refresh():
                 if seen in nonces:
                     # It was stored, only its answer was lost.
