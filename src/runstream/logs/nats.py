@@ -16,8 +16,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from nats.aio.msg import Msg
-
 from ..admission import check_limit, check_open
 from ..bell import Bell
 from ..errors import InvalidURL, LogClosed, LogUnavailable, RunNotFound
@@ -43,6 +41,7 @@ from .nats_runs import Born, Runs
 from .nats_state import Pending
 from .nats_stream import Stream
 from .nats_subjects import NAME_DEFAULT, Subjects
+from .nats_wakeups import Wakeups
 
 # Streams whose state this process keeps; one that is asked for again is read in a millisecond.
 STREAMS_MAX: Final = 1000
@@ -50,8 +49,6 @@ STREAMS_MAX: Final = 1000
 LOOK_S: Final = 2.0
 # Runs of which is remembered that they have ended: some 100 bytes each.
 ENDED_MAX: Final = 100_000
-# Nobody has waited for a run for this time: its wake-ups are not listened to any more.
-QUIET_S: Final = 60.0
 REPLICAS_MAX: Final = 5
 # Replicas of which one may be lost with its disk.
 REPLICAS_DURABLE: Final = 3
@@ -100,8 +97,7 @@ class NatsLog:
         self._closing = threading.Lock()
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._roots: OrderedDict[str, str] = OrderedDict()
-        # Runs whose wake-ups are listened to: the subscription, and when somebody last waited.
-        self._heard: dict[str, tuple[Any, float]] = {}
+        self._wakeups = Wakeups(line, subjects, self._bell)
         self._cleaning: asyncio.Task[None] | None = None
         self._ended: OrderedDict[str, Status] = OrderedDict()
         self._runs = Runs(line, subjects)
@@ -171,7 +167,7 @@ class NatsLog:
             root = await self._place_of(run_id, workflow, parent_run_id)
             opened = await self._stream(root).decide(decide)
         self._remember_root(run_id, root)
-        await self._line.tell(self._subjects.news(run_id), b"")
+        await self._wakeups.tell(run_id)
         self._bell.ring([run_id])
         return opened
 
@@ -244,7 +240,7 @@ class NatsLog:
         await stream.refresh()
         for gone in (run_id, *stream.state.children):
             self._roots.pop(gone, None)
-        await self._line.tell(self._subjects.news(run_id), b"")
+        await self._wakeups.tell(run_id)
 
     async def list(
         self,
@@ -347,30 +343,13 @@ class NatsLog:
 
     async def _look(self, run_id: str, after: int) -> tuple[str, bool]:
         """Hear of a run from now on; its root, and whether there is something behind `after` now."""
-        await self._hear(run_id)
+        await self._wakeups.hear(run_id)
         try:
             root = await self._root_of(run_id)
             info = await self._stream(root).info(root)
         except RunNotFound:
             return run_id, False
         return root, info.last_seq > after or info.has_ended
-
-    async def _hear(self, run_id: str) -> None:
-        now = time.monotonic()
-        known = self._heard.get(run_id)
-        if known is None:
-            for quiet, (subscription, last) in list(self._heard.items()):
-                if now - last > QUIET_S:
-                    del self._heard[quiet]
-                    await subscription.unsubscribe()
-
-            async def heard(_message: Msg) -> None:
-                self._bell.ring([run_id])
-
-            subscription = await self._line.listen(self._subjects.news(run_id), heard)
-        else:
-            subscription = known[0]
-        self._heard[run_id] = (subscription, now)
 
     # --- what they share -------------------------------------------------------------------------
 
@@ -420,7 +399,9 @@ class NatsLog:
     def _keep_clean(self) -> None:
         if self._cleaning is None and self._retention_s is not None:
             # Not before: a process that only looks at a log changes nothing in it.
-            self._cleaning = asyncio.ensure_future(self._runs.keep_clean(self._retention_s, self))
+            self._cleaning = asyncio.ensure_future(
+                self._runs.keep_clean(self._retention_s, self._remove)
+            )
 
     # --- the end ---------------------------------------------------------------------------------
 

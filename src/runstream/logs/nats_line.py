@@ -79,7 +79,7 @@ class Line:
                     connect_timeout=2,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type] # it is slept for
+                    reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - slept
                     pending_size=UNSENT_BYTES_MAX,
                     error_cb=_ignore,
                     disconnected_cb=self._note_loss,
@@ -207,7 +207,9 @@ class Line:
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> Any:
         """Call `heard` with each message of a subject that somebody publishes from now on."""
         try:
-            return await self._client.subscribe(subject, cb=heard)
+            return await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                subject, cb=heard
+            )
         except (nats.errors.Error, OSError) as error:
             raise self._unavailable(error) from error
 

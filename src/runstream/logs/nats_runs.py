@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -24,15 +24,15 @@ from .nats_line import Line, StreamGone, Unsure
 from .nats_state import Change, info_of
 from .nats_subjects import Subjects
 
-if TYPE_CHECKING:
-    from .nats import NatsLog
-
 # Entries that are read at once.
 WINDOW: Final = 256
 # Old runs are looked for this often, by one process of all.
 CLEAN_S: Final = 300.0
 # Runs that one round of cleaning removes.
 REMOVED_MAX: Final = 1000
+
+# Removes an ended root run, and what the process knows of it.
+Remove = Callable[[str], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,8 @@ class Runs:
             f"STREAM.INFO.{self._subjects.runs}", {"subjects_filter": f"{prefix}*"}
         )
         found: dict[str, Retention] = {}
-        for subject in info["state"].get("subjects") or {}:
+        subjects: dict[str, int] = info["state"].get("subjects") or {}
+        for subject in subjects:
             root = unquote(subject.removeprefix(prefix))
             stored = await self._line.last(self._subjects.name, self._subjects.changes(root))
             retention = _decode(stored.data).retention if stored else None
@@ -163,12 +164,12 @@ class Runs:
         await self._line.purge(names.name, names.parts(root))
         await self._line.purge(names.name, names.changes(root))
 
-    async def keep_clean(self, retention_s: float, log: NatsLog) -> None:
+    async def keep_clean(self, retention_s: float, remove: Remove) -> None:
         """Remove runs that ended long ago, now and then; one process of all does it."""
         while True:
             try:
                 if await self._claim_cleaning(min(CLEAN_S, retention_s)):
-                    await self._clean(retention_s, log)
+                    await self._clean(retention_s, remove)
             except RunstreamError as error:
                 logger.warning("cleaning NATS: %s", error)
             await asyncio.sleep(min(CLEAN_S, retention_s))
@@ -189,7 +190,7 @@ class Runs:
             await self._line.purge(self._subjects.runs, subject, before=at)
         return at is not None
 
-    async def _clean(self, retention_s: float, log: NatsLog) -> None:
+    async def _clean(self, retention_s: float, remove: Remove) -> None:
         before = now_us() - round(retention_s * 1_000_000)
         old: list[str] = []
         async for entries in self.newest_first(None):
@@ -198,7 +199,7 @@ class Runs:
             old += [info.run_id for info in infos if info and info.ended and info.ended <= before]
         for run_id in old[-REMOVED_MAX:]:
             try:
-                await log._remove(run_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - in its loop
+                await remove(run_id)
             except RunNotFound:
                 continue
 

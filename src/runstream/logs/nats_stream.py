@@ -154,6 +154,7 @@ class Stream:
         if at is None:
             return False
         self._take(change, at, len(data), drafts)
+        await self._line.tell(self._subjects.news(self.root_run_id), b"")
         return True
 
     async def _store_parts(self, data: bytes) -> list[int]:
