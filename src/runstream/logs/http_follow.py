@@ -135,8 +135,8 @@ class Follower:
         if isinstance(lost, Busy):
             pause_s = max(pause_s, lost.again_after_s)
         elif self._error is not None and self._retry_ms is not None:
-            # All its followers hear at the same time that a server stops, and when to come back.
-            pause_s = max(pause_s, (1 + random.random()) / 2 * self._retry_ms / 1000)  # noqa: S311
+            # A server that stops tells each of its followers another time, so that they don't come at once.
+            pause_s = max(pause_s, self._retry_ms / 1000)
         self._error = None
         persist_s = self._transport.times.persist_s
         if not self._connected and now + pause_s > self._failing_since + persist_s:
