@@ -252,39 +252,33 @@ class RedisLog:
             if tail is None:
                 try:
                     async with asyncio.timeout(timeout):
-                        found = await self._do(self._look(watched))
+                        is_there = await self._do(self._look(watched))
                 except TimeoutError:
-                    self._check_open()
-                    return
+                    is_there = True
                 except LogUnavailable:
                     # Whoever waits is about to read, and hears of it there.
-                    await listener.wait(min(BLIND_WAIT_S, max(0, deadline - time.monotonic())))
+                    await listener.wait(min(BLIND_WAIT_S, max(0.0, deadline - time.monotonic())))
+                    is_there = True
+                if is_there:
+                    # It may have been opened since the call, which the caller wants to hear. (From now
+                    # on we know it, or its root.)
                     self._check_open()
                     return
-                if isinstance(found, str):  # a child: its root's stream is to be waited for
-                    left = max(0.0, deadline - time.monotonic())
-                    await self.wait(found, after=after, timeout=left)
-                    return
-                tail = found
             if tail is None or (tail.last_seq <= after and not tail.ended):
                 await listener.wait(max(0.0, deadline - time.monotonic()))
         self._check_open()
 
-    async def _look(self, run_id: str) -> Tail | str | None:
-        """Hear of a stream from now on, and look at its end; of a child, where its root is."""
+    async def _look(self, run_id: str) -> bool:
+        """Hear of a run from now on, and look at it; whether it is there."""
         try:
             known_run_id(run_id)
         except RunNotFound:
-            return None  # nor can there ever be
+            return False  # nor can it ever be
         await self._wakeups.listen(run_id)
         info = await self._streams.find(run_id)
-        if info is None:
-            return None
-        if info.root_run_id != run_id:
-            return info.root_run_id
-        tail = Tail(info.generation, info.last_seq, info.has_ended)
-        self._wakeups.saw(run_id, tail)
-        return tail
+        if info is not None and info.root_run_id == run_id:
+            self._wakeups.saw(run_id, Tail(info.generation, info.last_seq, info.has_ended))
+        return info is not None
 
     async def _look_at(self, run_ids: Iterable[str]) -> None:
         """Wake whoever waits for a stream that has grown (a cluster may lose messages)."""
