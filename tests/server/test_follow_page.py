@@ -68,6 +68,8 @@ def test_a_childs_page_ends_with_the_child_and_the_streams_does_not(
     append(shared_server, run, {**COMPLETED, "run_id": child}, *tokens(1))
     found = page(shared_server, child)
     assert (seqs(found), found["ended"]) == ([2, 3], True)
+    behind = page(shared_server, child, f"after={found['cursor']}&wait=25")
+    assert (seqs(behind), behind["ended"]) == ([], True)
     whole = page(shared_server, child, "stream=true")
     assert (seqs(whole), whole["ended"]) == ([1, 2, 3, 4], False)
 

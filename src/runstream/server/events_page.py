@@ -43,6 +43,9 @@ class PageFollower:
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             page = await _read_page(self._log, self._info, self._view, position, limit)
+            # Behind a child's end its root may go on.
+            if self._info.has_ended and page.position.seq >= self._info.last_seq:
+                page.ended = True
             if page.lines or page.ended:
                 break
             position = page.position
