@@ -127,6 +127,15 @@ def test_a_database_in_another_encoding_is_refused(postgres_server: PostgresServ
     refused(url, NotALog, "encoded as LATIN1")
 
 
+async def test_the_short_name_of_the_scheme_is_the_same_log(
+    postgres_server: PostgresServer,
+) -> None:
+    short = postgres_server.url.replace("postgresql:", "postgres:")
+    async with opened(postgres_server.url) as log, opened(short) as other:
+        await log.open("run-1", producer=None, workflow="nightly")
+        assert (await other.info("run-1")).workflow == "nightly"
+
+
 def test_processes_that_open_an_empty_database_at_once_make_its_tables_once(
     postgres_server: PostgresServer,
 ) -> None:

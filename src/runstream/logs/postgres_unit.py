@@ -148,6 +148,7 @@ class Attempt(msgspec.Struct, frozen=True):
     """A transaction whose commit was not answered: how it is told whether it happened."""
 
     outcomes: list[Any]
+    news: list[tuple[str, str, int]]
     chunk: Chunk
     mark: int
 

@@ -133,9 +133,10 @@ class Writer:
         """Do the jobs and tell their outcomes."""
         try:
             outcomes = await self._outcomes(jobs)
-        except RunstreamError as error:
-            if type(error) is RunstreamError and len(jobs) > 1:
-                # What the server refuses is in one of them, and must not cost the others their commit.
+        except Exception as error:  # noqa: BLE001 - the callers get it
+            mistake = not isinstance(error, RunstreamError) or type(error) is RunstreamError
+            if mistake and len(jobs) > 1:
+                # It is in one of them, and must not cost the others their commit.
                 for job in jobs:
                     await self._commit([job])
                 return
@@ -200,6 +201,7 @@ class Writer:
                 except psycopg.Error as error:
                     raise translate(self._address, error, connection) from error
                 if unsure is not None and committed:
+                    self._on_commit(unsure.news)
                     return unsure.outcomes
                 outcomes = [_outcome(job, unit) for job in jobs]
                 if not unit.writes or await self._write(connection, unit, outcomes, lock=lock):
@@ -247,7 +249,8 @@ class Writer:
         except psycopg.Error as error:
             problem = translate(self._address, error, connection)
             if isinstance(problem, Broken) and unit.chunks:
-                raise _Unsure(str(problem), Attempt(outcomes, unit.chunks[0], unit.mark)) from error
+                attempt = Attempt(outcomes, unit.touched(), unit.chunks[0], unit.mark)
+                raise _Unsure(str(problem), attempt) from error
             raise problem from error
 
 
