@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from runstream.conformance.check import collect, ending, notes, subscribe
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
+from runstream.log import LeaseClaim, Producer
 from runstream.logs import open_log
 from runstream.logs.redis import RedisLog
+from runstream.retention import Retention
 from services.engine import free_port
 from services.redis import RedisServer, running_redis
 
@@ -184,6 +187,29 @@ async def test_a_password_is_in_no_log_error_or_repr(
         await asyncio.to_thread(open_log, locked_redis.url)
     shown += [str(caught.value), repr(caught.value), repr(again.value), caplog.text]
     assert not [text for text in shown if "s3cret" in text]
+
+
+async def test_the_rights_in_the_documentation_are_enough(redis_server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+    command = re.search(r"^ACL SETUSER .*?(?=^```)", page, re.MULTILINE | re.DOTALL)
+    assert command is not None
+    told = await asyncio.to_thread(redis_server.call, *command[0].split())
+    assert told == "+OK", told
+    url = redis_server.url.replace("//", "//stream:PASSWORD@")
+    log = await asyncio.to_thread(opened, f"{url}?retention=1s&require=durable")
+    await log.open("root", producer="p", workflow="w", claim=LeaseClaim(60.0))
+    await log.open("child", producer=None, workflow="w", parent_run_id="root")
+    following = asyncio.ensure_future(collect(subscribe(log, "child")))
+    await log.append("child", notes("child", [1]), producer=Producer("p", 1, 1))
+    await log.retain("root", Retention(records=5))
+    await log.trim("root", through=0)
+    await log.renew("root", owner="p", epoch=1)
+    await log.append("root", [ending("child"), ending("root")], final=True)
+    assert [record.kind for record in await following] == ["note", "run.completed"]
+    assert [info.run_id for info in await log.list(status="completed")] == ["child", "root"]
+    await log.remove("root")
+    assert not await log.list()
+    await log.aclose()
 
 
 async def test_a_log_keeps_to_three_connections(redis_server: RedisServer) -> None:
