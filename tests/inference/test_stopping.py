@@ -241,9 +241,7 @@ async def test_cancelling_the_run_stops_the_engine(endless: Workflow, memory_url
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_a_forked_process_is_told_that_the_engine_is_not_there(
-    gguf: Path, kind: str
-) -> None:
+def test_a_forked_process_is_told_that_the_engine_is_not_there(gguf: Path, kind: str) -> None:
     program = f"""
         import asyncio, os, sys
         from runstream.inference import *

@@ -100,10 +100,8 @@ class HandOver:
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        waiter, self._waiter = (
-            self._waiter,
-            None,
-        )  # once for each wait, however much comes meanwhile
+        # Once for each wait, however much comes meanwhile.
+        waiter, self._waiter = self._waiter, None
         if waiter is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
                 self._loop.call_soon_threadsafe(_resolve, waiter)
