@@ -77,6 +77,7 @@ PROVIDERS: dict[str, Callable[[pytest.FixtureRequest], Provider]] = {
 async def provider(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
     """Each kind of provider in turn."""
     made = PROVIDERS[request.param](request)
+    await made.load()  # here, where no test minds that it holds the loop
     yield made
     await made.aclose()
 
@@ -85,6 +86,7 @@ async def provider(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Provider]:
     """Each engine that runs in this process."""
     made = PROVIDERS[request.param](request)
+    await made.load()  # here, where no test minds that it holds the loop
     yield made
     await made.aclose()
 

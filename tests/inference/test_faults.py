@@ -51,6 +51,26 @@ def test_a_folder_is_no_gguf_file(tmp_path: Path) -> None:
 
 
 @both
+async def test_loading_ahead_makes_the_first_answer_quick_and_tells_faults_early(
+    make: Callable[[Path], Provider], gguf: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf.read_bytes()[:1000])
+    provider = make(path)
+    with pytest.raises(InferenceFailed, match="could not load"):
+        await provider.load()
+    path.write_bytes(gguf.read_bytes())
+    await provider.load()
+    await provider.load()
+    path.unlink()  # it is in memory
+    _, message = await answer(provider, "Hi")
+    assert message.finish_reason == "stop"
+    await provider.aclose()
+    with pytest.raises(InferenceFailed, match="the provider was closed"):
+        await provider.load()
+
+
+@both
 async def test_a_model_that_is_cut_off_fails_with_the_engine_s_words(
     make: Callable[[Path], Provider], gguf: Path, tmp_path: Path
 ) -> None:

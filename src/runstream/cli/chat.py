@@ -100,6 +100,7 @@ def chat(
         url = url or read_settings().url
         with start_run("chat", url=url) as run, asyncio.Runner() as runner:
             try:
+                _load(runner, provider)
                 if talk.is_watched:
                     talk.say(f"{name}. Ctrl-C stops an answer, Ctrl-D leaves.")
                 if talk.is_watched and not url.startswith("memory:"):
@@ -111,6 +112,13 @@ def chat(
                     talk.answer(runner, question)
             finally:
                 runner.run(provider.aclose())
+
+
+def _load(runner: asyncio.Runner, provider: Provider) -> None:
+    try:
+        runner.run(provider.load())
+    except InferenceFailed as error:
+        raise Problem(str(error), NOT_OK) from error
 
 
 @contextlib.contextmanager

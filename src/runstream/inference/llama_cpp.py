@@ -14,7 +14,7 @@ from .chunk_stream import InferenceChunkStream, OnChunk, run_callback
 from .hand_over import HandOver
 from .local_engine import LocalEngine, import_extra, require_extra
 from .message import ChatMessage, Messages, check_messages
-from .model_file import check_gguf
+from .model_file import check_gguf, read_ahead
 from .openai_form import piece_of, request_of
 from .options import Options, check_options
 
@@ -79,6 +79,10 @@ class LlamaCppProvider:
             lambda: self._engine.begin(lambda server, to: _generate(server, request, to))
         )
 
+    async def load(self) -> None:
+        """See `Provider.load`."""
+        await self._engine.load()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         await self._engine.aclose()
@@ -112,6 +116,7 @@ def _load(options: LlamaCppOptions) -> Any:
     params.endpoint_metrics = True
     # The library also serves HTTP on a port of this machine; only this process gets in.
     params.api_keys = [secrets.token_urlsafe()]
+    read_ahead(Path(options.model_path))
     try:
         server = engine.Server(params)
     except RuntimeError as error:

@@ -42,6 +42,12 @@ class LocalEngine(Generic[E]):
         """
         return self._state.begin(generate)
 
+    async def load(self) -> None:
+        """Load the engine now, in a thread. Raises InferenceFailed."""
+        hand_over = self._state.begin(lambda _engine, _to: None)
+        while await hand_over.take() is not None:
+            pass
+
     async def aclose(self) -> None:
         """Stop all generations, wait for them and free the engine. Any number of times."""
         await asyncio.to_thread(self._finalizer)

@@ -19,7 +19,7 @@ from .chunk_stream import InferenceChunkStream, OnChunk, run_callback
 from .hand_over import HandOver
 from .local_engine import LocalEngine, import_extra, require_extra
 from .message import ChatMessage, Messages, Usage, check_messages
-from .model_file import check_gguf
+from .model_file import check_gguf, read_ahead
 from .options import Options, check_options
 
 _MODULE: Final = "mistralrs"
@@ -88,6 +88,10 @@ class MistralRsProvider:
             lambda: self._engine.begin(lambda engine, to: engine.generate(checked, given, to))
         )
 
+    async def load(self) -> None:
+        """See `Provider.load`."""
+        await self._engine.load()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         await self._engine.aclose()
@@ -110,6 +114,8 @@ class _Engine:
     def __init__(self, options: MistralRsOptions) -> None:
         with quiet_rust():  # else it writes its log to stdout
             self._library: Any = import_extra(_MODULE, _EXTRA)
+            for file in _files(Path(options.model)):
+                read_ahead(file)
             try:
                 self._runner: Any = self._library.Runner(
                     which=self._which(Path(options.model)),
@@ -174,6 +180,10 @@ def _piece(chunk: Any) -> Piece | None:
     if delta.content or delta.reasoning_content or calls or choice.finish_reason or usage:
         return Piece(delta.content, delta.reasoning_content, calls, choice.finish_reason, usage)
     return None
+
+
+def _files(model: Path) -> list[Path]:
+    return sorted(model.glob("*.safetensors")) if model.is_dir() else [model]
 
 
 def _check_model(model: str) -> None:

@@ -94,6 +94,10 @@ class OpenAIProvider:
         )
         return InferenceChunkStream(lambda: self._begin(request))
 
+    async def load(self) -> None:
+        """See `Provider.load`: prepares the client, and asks the server nothing."""
+        await self._connected()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`. The server is told by closing the connections."""
         self._closed = True

@@ -32,6 +32,17 @@ class Provider(Protocol):
         """The same as a typed async iterator; `InvalidInput` is raised here, the others by its first step."""
         ...
 
+    async def load(self) -> None:
+        """Get ready now, instead of in the first generation.
+
+        The engines' own code holds the interpreter's lock while it loads a model: nothing else runs in
+        this process meanwhile. So load before there is anything to keep waiting.
+
+        Raises:
+            ExtraMissing, InferenceFailed: as `stream` would.
+        """
+        ...
+
     async def aclose(self) -> None:
         """End what is still being generated (its readers get InferenceFailed), and free the model."""
         ...
