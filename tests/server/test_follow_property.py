@@ -15,7 +15,7 @@ from starlette.types import Message, Scope
 
 from runstream.logs.memory import MemoryLog
 from runstream.record import make_draft
-from runstream.server import batches
+from runstream.server import batches, shared_reader
 from runstream.server.app import App, create_app
 from runstream.server.site import ServerOptions
 
@@ -225,5 +225,9 @@ async def play(everyone: list[Asked], steps: list[tuple[str, Any]]) -> None:
 def test_any_interleaving_gives_each_subscriber_exactly_its_records_in_order(
     everyone: list[Asked], steps: list[tuple[str, Any]]
 ) -> None:
-    with patch.object(batches, "CHUNK_BYTES_MAX", CHUNK_BYTES):
+    with (
+        patch.object(batches, "CHUNK_BYTES_MAX", CHUNK_BYTES),
+        # Readers end as soon as nobody uses them, also while somebody comes.
+        patch.object(shared_reader, "LINGER_S", 0.0),
+    ):
         asyncio.run(play(everyone, steps))

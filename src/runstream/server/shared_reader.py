@@ -50,7 +50,8 @@ class SharedReader:
         self.recent = Batches(self.generation, position.seq)
         # The stream's terminal record has been read.
         self.ended = False
-        # It reads no more: this position cannot be read from (whoever asks the log hears why) …
+        # It reads no more: nobody used it, or its position cannot be read from (whoever asks the log hears
+        # why) …
         self.is_gone = False
         # … or the log failed.
         self.failure: Exception | None = None
@@ -90,7 +91,7 @@ class SharedReader:
         self._run_ids[run_id] -= 1
         self._waiting.discard(waiter)
         if not self._users:
-            self._unused = asyncio.get_running_loop().call_later(LINGER_S, self._task.cancel)
+            self._unused = asyncio.get_running_loop().call_later(LINGER_S, self._stop)
 
     def wait(self, waiter: Waiter) -> None:
         """Ring the waiter when there are records behind the newest one, or anything else has changed."""
@@ -100,8 +101,13 @@ class SharedReader:
         """Stop reading."""
         if self._unused is not None:
             self._unused.cancel()
-        self._task.cancel()
+        self._stop()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    def _stop(self) -> None:
+        # At once, not when the task has heard of it: nobody may join meanwhile, and wait for ever.
+        self.is_gone = True
+        self._task.cancel()
 
     async def _run(self) -> None:
         try:
