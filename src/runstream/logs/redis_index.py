@@ -164,6 +164,9 @@ class Index:
                     await self._remove_ended(now_us() - round(retention_s * 1_000_000))
             except RunstreamError as error:
                 logger.warning("cannot look for runs that have aged out: %s", error)
+            except Exception:
+                # Whatever it was, the next look may find another state of things.
+                logger.exception("looking for runs that have aged out failed")
             await asyncio.sleep(pause_s)
 
     async def _finish_ended(self) -> None:

@@ -166,20 +166,17 @@ class Line:
             try:
                 await self._exchange(group)
                 pause_s = 0.0
-            except (RedisError, RunstreamError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, RedisError | RunstreamError | OSError):
+                    logger.exception("the line to Redis at %s failed", self.address)
                 await self._broken(group, error)
                 # At once the first time: most often the server has only closed what was idle.
                 await asyncio.sleep(pause_s)
                 pause_s = min(max(RETRY_S, pause_s * 2), RETRY_S_MAX)
-            except BaseException as error:
-                if self._ended is None:
-                    logger.critical("the line to %s has failed", self.address, exc_info=True)
-                    self._end(
-                        LogClosed(f"the line to Redis at {self.address} has failed: {error!r}")
-                    )
-                while group:
-                    group.popleft().fail(self._ended or LogClosed("closed"))
-                raise
+            finally:
+                # Cancelled, because the log is closed: whoever was on the way hears so.
+                while group and self._ended is not None:
+                    group.popleft().fail(self._ended)
 
     def _next_group(self) -> deque[Call]:
         now = time.monotonic()
@@ -267,6 +264,7 @@ class Line:
         if connection is not None:
             await _drop(connection)
         self._calls.extendleft(reversed(group))
+        group.clear()
         self._on_broken()
 
 
