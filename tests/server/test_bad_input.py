@@ -6,6 +6,7 @@ import gzip
 import json
 import secrets
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from programs import wait_until
 from server_process import Reply, ServerProcess, server, shared_server
+from services.engine import find_program
 
 __all__ = ["server", "shared_server"]
 
@@ -291,3 +293,19 @@ def test_connections_that_say_nothing_or_little_do_not_keep_others_from_being_se
 
 def open_files(server: ServerProcess) -> int:
     return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("size_mib", [1, 3, 8])
+@pytest.mark.parametrize(("path", "status"), [("events", 413), ("nothing", 404)])
+def test_a_refusal_arrives_over_http_2_while_the_body_is_still_on_its_way(
+    shared_server: ServerProcess, run: str, tmp_path: Path, size_mib: int, path: str, status: int
+) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b"[" * size_mib * MIB)
+    if path == "events" and size_mib < 4:
+        status = 400
+    command = [find_program("curl"), "--silent", "--http2-prior-knowledge", "--data-binary"]
+    command += [f"@{body}", "--header", "content-type: application/json", "--output", "/dev/null"]
+    command += ["--write-out", "%{http_code}", f"{shared_server.url}/v1/runs/{run}/{path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, str(status))

@@ -24,6 +24,7 @@ from ..log import Log
 from ..record import check_run_id
 from .access import Access, Everyone, OpenAccess, Principal
 from .answers import INTERNAL, UNAVAILABLE, problem_for, send_problem
+from .bodies import Body
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
@@ -176,6 +177,9 @@ class App:
         parts: dict[str, str] = {}
         span = None if self._tracing is None else self._tracing.begin(scope)
 
+        is_http_2 = scope.get("http_version") == "2" and scope["method"] in {"POST", "PUT"}
+        body = Body(receive) if is_http_2 else None
+
         def noting(message: Message) -> Any:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -185,7 +189,7 @@ class App:
         try:
             route, parts = self._router.find(scope)
             pattern = route.pattern
-            await self._serve(site, route, parts, scope, receive, noting)
+            await self._serve(site, route, parts, scope, body.receive if body else receive, noting)
         except Exception as error:
             problem = problem_for(error)[0]
             if problem.code == INTERNAL:
@@ -194,6 +198,8 @@ class App:
                 self._tell_trouble(error)
             if status:
                 raise
+            if body is not None:
+                await body.discard()
             await send_problem(noting, error)
         finally:
             seconds = time.perf_counter() - began_s

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from typing import Final, TypeVar
 
 import msgspec
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from ..api import JSON
 from ..errors import InvalidInput, RequestTooLarge
@@ -16,6 +17,9 @@ from .site import Site
 
 T = TypeVar("T")
 
+# Of a refused body over HTTP/2: a batch that is a few times too large is still answered.
+DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
+DISCARD_S_MAX: Final = 5.0
 _JSON: Final = JSON.encode()
 # Of a content-length: more of them are too large in any case.
 _LENGTH_DIGITS_MAX: Final = 18
@@ -48,6 +52,29 @@ async def read_body(site: Site, scope: Scope, receive: Receive, *, optional: boo
     if optional and body:
         _check_media_type(media_type)
     return _unpack(body, size_bytes_max) if packed and body else body
+
+
+class Body:
+    """The body of an HTTP/2 request, so far: an answer that comes before its end never arrives there,
+    because the server then resets the stream. What is left of it must be let in first.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body")
+        return message
+
+    async def discard(self) -> None:
+        """Read what is left, unless that is too much, or takes too long."""
+        size_bytes = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S_MAX):
+                while not self._ended and size_bytes < DISCARD_BYTES_MAX:
+                    size_bytes += len((await self.receive()).get("body", b""))
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
