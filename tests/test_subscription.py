@@ -16,6 +16,7 @@ from runstream.errors import (
     InvalidInput,
     InvalidPosition,
     LogClosed,
+    LogReadOnly,
     LogUnavailable,
     RunNotFound,
     RunstreamError,
@@ -298,7 +299,7 @@ class ReadOnly:
         raise self._error(f"read-only: {run_id} {lease.owner}")
 
 
-@pytest.mark.parametrize("error", [LogUnavailable, Forbidden])
+@pytest.mark.parametrize("error", [LogReadOnly, Forbidden])
 async def test_a_follower_that_may_only_read_ends_with_a_record_of_its_own(
     log: Log, error: type[RunstreamError]
 ) -> None:
@@ -310,6 +311,29 @@ async def test_a_follower_that_may_only_read_ends_with_a_record_of_its_own(
 
     assert [(record.kind, record.seq) for record in records] == [("run.lost", 0)]
     assert (await log.info("doomed")).status == "running"
+
+
+class Hiccup(ReadOnly):
+    """A log that cannot write for a moment."""
+
+    left = 3
+
+    async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
+        if self.left:
+            self.left -= 1
+            raise self._error("the disk is full")
+        return await self._log.expire(run_id, lease=lease)
+
+
+async def test_a_log_that_cannot_write_for_a_moment_ends_no_run_for_its_followers(log: Log) -> None:
+    await log.open("doomed", producer="dead", workflow="nightly", claim=LeaseClaim(lease_s=0.1))
+
+    records = await collect(
+        Streams(cast(Log, Hiccup(log, LogUnavailable))).subscribe("doomed", kinds="token")
+    )
+
+    assert [(record.kind, record.seq) for record in records] == [("run.lost", 1)]
+    assert (await log.info("doomed")).status == "lost"
 
 
 async def test_the_connections_log_is_the_one_that_the_process_shares(tmp_path: Path) -> None:

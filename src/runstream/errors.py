@@ -145,6 +145,12 @@ class LogUnavailable(RunstreamError):
     code = "log_unavailable"
 
 
+class LogReadOnly(LogUnavailable):
+    """This process may read the log but not write to it (file permissions, a standby, a role)."""
+
+    code = "log_read_only"
+
+
 class NotALog(RunstreamError):
     """The file or server behind the URL is not a Runstream log, or is one of a newer version."""
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from .errors import Forbidden, LogUnavailable
+from .errors import Forbidden, LogReadOnly, LogUnavailable
 from .log import Lease, Log, RunInfo
 
 # Between two looks at a run when nothing arrives: bounds how late a vanished process is noticed.
@@ -93,8 +93,10 @@ class LeaseWatch:
             if self._observers[run_id].lapsed(info, time.monotonic()) and info.lease is not None:
                 try:
                     await self._log.expire(run_id, lease=info.lease)
-                except (LogUnavailable, Forbidden):
+                except (LogReadOnly, Forbidden):
                     silent = silent or run_id
+                except LogUnavailable:
+                    continue  # nobody can end it now, and its owner cannot renew it: look again
         self._look_at = time.monotonic() + look_s
         return silent
 

@@ -43,6 +43,7 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     "internal": 500,
     "streaming_off": 501,
     "log_unavailable": 503,
+    "log_read_only": 503,
     "log_closed": 503,
     "not_a_log": 503,
     "queue_full": 503,

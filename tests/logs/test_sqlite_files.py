@@ -206,7 +206,7 @@ async def test_a_log_that_may_only_be_read_is_read(shared_folder: Path) -> None:
     shared_folder.chmod(0o755)
     await owner.aclose()
     assert read == "read 3"
-    assert append.startswith("append log_unavailable")
+    assert append.startswith("append log_read_only")
     assert "read-only" in append
     assert await count_records(path) == 3
 
@@ -219,7 +219,7 @@ async def test_a_folder_that_may_not_be_written_is_told(shared_folder: Path) -> 
     with run_program(READ_AND_WRITE, path, NOBODY) as program:
         answer = program.finish()
     shared_folder.chmod(0o755)
-    assert answer.startswith("open log_unavailable")
+    assert answer.startswith("open log_read_only")
     assert "writable" in answer
     assert await count_records(path) == 3
 

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import tuple_row
 
-from ..errors import LogUnavailable, NotALog, RunstreamError
+from ..errors import LogReadOnly, LogUnavailable, NotALog, RunstreamError
 from .postgres_url import Address
 
 # Longer than any call of ours takes; a server that is silent for longer is stopped, or gone.
@@ -274,8 +274,8 @@ _ADVICE: Final[dict[str, tuple[type[RunstreamError], str]]] = {
     "53": (LogUnavailable, "has run out of something"),
     "57": (LogUnavailable, "is being stopped, or has ended the connection"),
     "58": (LogUnavailable, "cannot read or write its files: is the disk failing?"),
-    "25006": (LogUnavailable, "is read-only: is it a standby?"),
-    "42501": (LogUnavailable, "refuses: the role in the URL lacks a right"),
+    "25006": (LogReadOnly, "is read-only: is it a standby?"),
+    "42501": (LogReadOnly, "refuses: the role in the URL lacks a right"),
     "55P03": (
         LogUnavailable,
         f"has had the stream locked by another process for {LOCK_S} s: is that stopped?",

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-from ..errors import LogUnavailable, NotALog, RunstreamError
+from ..errors import LogReadOnly, LogUnavailable, NotALog, RunstreamError
 
 Durability = Literal["power", "process"]
 
@@ -231,7 +231,7 @@ _ADVICE: Final[dict[str, tuple[type[RunstreamError], str]]] = {
         LogUnavailable,
         "has no space left on its disk: free some and go on, nothing stored was lost",
     ),
-    "SQLITE_READONLY": (LogUnavailable, "is read-only: make the file and its folder writable"),
+    "SQLITE_READONLY": (LogReadOnly, "is read-only: make the file and its folder writable"),
     "SQLITE_CANTOPEN": (
         LogUnavailable,
         "cannot be opened: is its folder there, are both writable?",
