@@ -21,6 +21,7 @@ from runstream.record import Draft, Record
 from runstream.subscription import Subscription
 from server_process import ServerProcess
 from services.engine import Engine
+from services.nats import NatsServer
 from services.postgres import PostgresServer
 from services.redis import RedisServer
 
@@ -29,10 +30,11 @@ RUN = "r"
 HANG_S = 30.0
 PAUSE_S_MAX = 0.3
 
-EngineServer = RedisServer | PostgresServer
+EngineServer = RedisServer | PostgresServer | NatsServer
 
 
-@pytest.fixture(params=["redis", "postgres"])
+# (NATS takes a minute to come back and forth so often.)
+@pytest.fixture(params=["redis", "postgres", pytest.param("nats", marks=pytest.mark.soak)])
 def engine(request: pytest.FixtureRequest) -> EngineServer:
     server: EngineServer = request.getfixturevalue(f"{request.param}_server")
     return server
