@@ -1,4 +1,4 @@
-"""What a subscriber hears when the log under the server fails, forgets the run, or cannot be written."""
+"""What a subscriber hears when the log under the server fails, forgets the run, or may only be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from asgi_call import Answer, call
-from runstream.errors import LogUnavailable, RunNotFound
+from runstream.errors import LogReadOnly, LogUnavailable, RunNotFound
 from runstream.log import READ_LIMIT_DEFAULT, Lease, LeaseClaim, Page, RunInfo
 from runstream.logs.memory import MemoryLog
 from runstream.record import Cursor, make_draft
@@ -20,7 +20,7 @@ END_S_MAX = 20.0
 
 
 class FailingLog(MemoryLog):
-    """A log that answers everything with `error`, once it is set; and whose disk is full."""
+    """A log that answers everything with `error`, once it is set, and may only be read."""
 
     error: Exception | None = None
 
@@ -30,7 +30,7 @@ class FailingLog(MemoryLog):
         return await super().read(run_id, after=after, limit=limit)
 
     async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
-        raise LogUnavailable(f"the disk is full: {run_id} {lease}")
+        raise LogReadOnly(f"only read here: {run_id} {lease}")
 
 
 async def follow_until(log: FailingLog, error: Exception | None) -> Answer:
@@ -91,7 +91,7 @@ async def test_a_run_that_is_removed_meanwhile_is_a_gap_without_an_end() -> None
     assert (end["event"], json.loads(end["data"])) == ("stream.end", {"reason": "removed"})
 
 
-async def test_a_run_whose_process_died_ends_even_if_the_log_cannot_be_written() -> None:
+async def test_a_run_whose_process_died_ends_even_if_the_log_may_only_be_read() -> None:
     log = FailingLog()
     claim = LeaseClaim(lease_s=0.05)
     await log.open("r", producer="p", workflow="w", claim=claim)

@@ -55,7 +55,7 @@ class SharedReader:
         self.is_gone = False
         # … or the log failed.
         self.failure: Exception | None = None
-        # Runs whose lease lapsed while the log could not be told.
+        # Runs whose lease lapsed in a log that may only be read.
         self.lost: set[str] = set()
         self._log = log
         self._bytes_max = bytes_max

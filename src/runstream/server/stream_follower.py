@@ -305,7 +305,7 @@ class StreamFollower:
             self._unfollow()
             return None
         if not reader.lost.isdisjoint((self._info.root_run_id, self._view.run_id)):
-            # The log cannot be written: the run still ends for those who follow it.
+            # The log may only be read: the run still ends for those who follow it.
             await self._tell(lost_draft(self._view.run_id, LEASE_LAPSED))
             return "ended"
         if reader.ended:
