@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -297,7 +298,7 @@ async def test_a_log_closes_while_its_server_is_paused(redis_server: RedisServer
     following = asyncio.ensure_future(collect(subscribe(log, "r")))
     await log.append("r", notes("r", [1]))
     redis_server.pause()
-    calls = [
+    calls: list[asyncio.Future[Any]] = [
         following,
         asyncio.ensure_future(log.append("r", notes("r", [2]))),
         asyncio.ensure_future(log.wait("r", after=1, timeout=DEADLINE_S)),
