@@ -37,7 +37,8 @@ from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
 from .nats_line import Line, StreamGone, parse_servers
-from .nats_runs import Born, Runs
+from .nats_list import Lists
+from .nats_runs import Runs
 from .nats_state import Pending
 from .nats_stream import Stream
 from .nats_subjects import NAME_DEFAULT, Subjects
@@ -47,8 +48,6 @@ from .nats_wakeups import Wakeups
 STREAMS_MAX: Final = 1000
 # A wake-up may be lost with its sender; a waiter looks by itself this often.
 LOOK_S: Final = 2.0
-# Runs of which is remembered that they have ended: some 100 bytes each.
-ENDED_MAX: Final = 100_000
 REPLICAS_MAX: Final = 5
 # Replicas of which one may be lost with its disk.
 REPLICAS_DURABLE: Final = 3
@@ -99,8 +98,8 @@ class NatsLog:
         self._roots: OrderedDict[str, str] = OrderedDict()
         self._wakeups = Wakeups(line, subjects, self._bell)
         self._cleaning: asyncio.Task[None] | None = None
-        self._ended: OrderedDict[str, Status] = OrderedDict()
         self._runs = Runs(line, subjects)
+        self._lists = Lists(self._runs, self._info_in)
         self._portal = Portal("runstream-nats")
         try:
             self._portal.call(self._connect(must_last=must_last))
@@ -158,40 +157,55 @@ class NatsLog:
         def decide(pending: Pending) -> Opened:
             return pending.open(run_id, producer, workflow, parent_run_id, claim)
 
-        root = await self._place_of(run_id, workflow, parent_run_id)
         try:
-            opened = await self._stream(root).decide(decide)
-        except StreamGone:  # somebody has emptied the server
-            self._roots.clear()
-            await self._runs.create(self._replicas)
-            root = await self._place_of(run_id, workflow, parent_run_id)
-            opened = await self._stream(root).decide(decide)
+            root, opened = await self._open_there(run_id, workflow, parent_run_id, decide)
+        except (StreamGone, RunNotFound) as error:
+            if isinstance(error, StreamGone):  # somebody has emptied the server
+                self._roots.clear()
+                await self._runs.create(self._replicas)
+            elif self._roots.pop(run_id, None) is None:
+                raise
+            # (Else it was removed elsewhere, and may be begun again.)
+            root, opened = await self._open_there(run_id, workflow, parent_run_id, decide)
         self._remember_root(run_id, root)
-        await self._wakeups.tell(run_id)
-        self._bell.ring([run_id])
+        if run_id != root:  # (of its root the stream has told)
+            await self._wakeups.tell(run_id)
+            self._bell.ring([run_id])
         return opened
 
-    async def _place_of(self, run_id: str, workflow: str | None, parent_run_id: str | None) -> str:
-        """In whose stream a run is, or will be."""
+    async def _open_there(
+        self,
+        run_id: str,
+        workflow: str | None,
+        parent_run_id: str | None,
+        decide: Callable[[Pending], Opened],
+    ) -> tuple[str, Opened]:
         known = self._roots.get(run_id)
-        if known is None and workflow is not None:
-            return await self._bear(run_id, workflow, parent_run_id)
-        return known or await self._root_of(run_id)
+        is_new = False
+        if known is not None:
+            root = known
+        elif workflow is None:
+            root = await self._root_of(run_id)
+        else:
+            root, is_new = await self._bear(run_id, workflow, parent_run_id)
+        opened = await self._stream(root).decide(decide)
+        if opened.created and not is_new and workflow is not None:
+            await self._runs.bear_again(run_id, root, workflow)
+        return root, opened
 
-    async def _bear(self, run_id: str, workflow: str, parent_run_id: str | None) -> str:
-        """In whose stream a run is that is begun now, or was before."""
+    async def _bear(
+        self, run_id: str, workflow: str, parent_run_id: str | None
+    ) -> tuple[str, bool]:
+        """In whose stream a run is that is begun now, or was before; and whether it is new."""
         root = run_id
         if parent_run_id is not None:
             try:
                 root = await self._root_of(parent_run_id)
                 await self._stream(root).info(parent_run_id)
             except RunNotFound:
-                return await self._root_of(run_id)
-        try:
-            return await self._runs.bear(run_id, root, workflow)
-        except StreamGone:  # somebody has emptied the server
-            await self._runs.create(self._replicas)
-            return await self._runs.bear(run_id, root, workflow)
+                self._roots.pop(parent_run_id, None)
+                return await self._root_of(run_id), False
+        return await self._runs.bear(run_id, root, workflow)
 
     async def info(self, run_id: str) -> RunInfo:
         return await self._do(self._info(run_id))
@@ -258,43 +272,10 @@ class NatsLog:
     ) -> Sequence[RunInfo]:
         if before is not None:
             await self._info(before)
-        found: list[RunInfo] = []
-        async for entries in self._runs.newest_first(before):
-            wanted = [one for one in entries if workflow in (None, one.workflow)]
-            for info in await self._look_at(wanted, status):
-                if info is not None and status in (None, info.status):
-                    found.append(info)
-                    if len(found) == limit:
-                        return found
-        return found
+        return await self._lists.list(workflow, status, before, limit)
 
-    async def _look_at(
-        self, entries: Sequence[Born], status: Status | None
-    ) -> Sequence[RunInfo | None]:
-        """What is known of the runs now; None for one that is not there, or surely has another status."""
-        wanted = [one for one in entries if status in (None, self._ended.get(one.run_id, status))]
-        infos = await self._runs.look_at([one.root for one in wanted])
-        found: list[RunInfo | None] = []
-        for entry, root in zip(wanted, infos, strict=True):
-            info = root
-            if root is not None and entry.run_id != entry.root:
-                info = await self._info_or_none(entry)
-            if info is not None and info.has_ended:
-                self._note_end(info)
-            found.append(info)
-        return found
-
-    async def _info_or_none(self, entry: Born) -> RunInfo | None:
-        try:
-            return await self._stream(entry.root).info(entry.run_id)
-        except RunNotFound:
-            return None  # never quite begun
-
-    def _note_end(self, info: RunInfo) -> None:
-        """An end stays: a list of open runs need not look at these again."""
-        self._ended[info.run_id] = info.status
-        if len(self._ended) > ENDED_MAX:
-            self._ended.popitem(last=False)
+    async def _info_in(self, root: str, run_id: str) -> RunInfo:
+        return await self._stream(root).info(run_id)
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -316,7 +297,12 @@ class NatsLog:
         return await self._do(self._read(run_id, after, limit))
 
     async def _read(self, run_id: str, after: Cursor, limit: int) -> Page:
-        return await self._stream(await self._root_of(run_id)).read(after, limit)
+        root = await self._root_of(run_id)
+        try:
+            return await self._stream(root).read(after, limit)
+        except RunNotFound:
+            self._roots.pop(run_id, None)  # removed, and perhaps begun again elsewhere
+            raise
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -363,9 +349,11 @@ class NatsLog:
             pending.info(run_id)
             return decide(pending)
 
-        return await asyncio.shield(
-            asyncio.ensure_future(self._stream(root).decide(decide_if_there))
-        )
+        try:
+            return await self._stream(root).decide(decide_if_there)
+        except RunNotFound:
+            self._roots.pop(run_id, None)  # removed, and perhaps begun again elsewhere
+            raise
 
     def _stream(self, root: str) -> Stream:
         stream = self._streams.get(root)
@@ -379,8 +367,6 @@ class NatsLog:
         return stream
 
     def _grown(self, stream: Stream) -> None:
-        if stream.state.root is not None and stream.state.root.ended is not None:
-            self._note_end(stream.state.info(stream.root_run_id))
         self._bell.ring([stream.root_run_id])
 
     async def _root_of(self, run_id: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -30,6 +32,11 @@ CONNECT_S_MAX: Final = 5.0
 RECONNECT_S: Final = 0.25
 # What waits to be sent while the connection is lost; then callers are told at once.
 UNSENT_BYTES_MAX: Final = 8 * 1024 * 1024
+# Messages that are fetched at once, and their bytes: more than this would hold up the other callers.
+FETCHED_MAX: Final = 2048
+FETCHED_BYTES_MAX: Final = 4 * 1024 * 1024
+# A server forgets by itself what a fetch that was cut off has left there.
+FORGOTTEN_NS: Final = 5_000_000_000
 
 # JetStream's own numbers for what went wrong.
 _WRONG_LAST_SEQUENCE: Final = {10070, 10071}
@@ -37,6 +44,9 @@ _STREAM_NOT_FOUND: Final = 10059
 _NOT_ENABLED: Final = {10076, 10039}
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _VERSION_MIN: Final = (2, 9, 0)
+_NO_RESPONDERS: Final = "503"
+# Where the sequence is in what a consumer's messages are to be acknowledged to.
+_ACK_SEQUENCE: Final = 5
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -61,8 +71,10 @@ class Line:
     def __init__(self, servers: list[str], shown: str, options: dict[str, Any]) -> None:
         self._servers, self._shown, self._options = servers, shown, options
         self._client = Client()
-        # Set when the connection is lost: what was asked on it is not answered any more.
-        self._lost: asyncio.Future[None] | None = None
+        # What was asked and is not answered yet.
+        self._inbox = f"_INBOX.{secrets.token_hex(12)}"
+        self._asked = 0
+        self._open: dict[str, asyncio.Future[Msg]] = {}
 
     @property
     def payload_bytes_max(self) -> int:
@@ -85,6 +97,9 @@ class Line:
                     disconnected_cb=self._note_loss,
                     **self._options,
                 )
+                await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                    f"{self._inbox}.*", cb=self._hear
+                )
         except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
             await self.close()
             raise LogUnavailable(
@@ -96,28 +111,41 @@ class Line:
             raise NotALog(f"NATS at {self._shown} is {version}: 2.9 or newer is needed")
 
     async def _note_loss(self) -> None:
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(None)
-        self._lost = None
+        """What was asked on a connection that is lost is not answered any more."""
+        for done in self._open.values():
+            if not done.done():
+                done.set_exception(Unsure())
+
+    async def _hear(self, message: Msg) -> None:
+        asked = self._open.get(message.subject.rpartition(".")[2])
+        if asked is not None and not asked.done():
+            asked.set_result(message)
 
     async def _request(
-        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str] | None = None,
     ) -> Msg:
-        """Ask, and wait for the answer; raises `Unsure` at once when the connection is lost meanwhile."""
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
-        lost = self._lost
-        asked = asyncio.ensure_future(
-            self._client.request(subject, data, timeout=ANSWER_S_MAX, headers=headers)
-        )
+        """Ask, and wait for the answer; raises `Unsure` at once when the connection is lost meanwhile.
+
+        (The client's own `request` costs twice the time, and cannot tell of the loss.)
+        """
+        self._asked += 1
+        token = str(self._asked)
+        done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._open[token] = done
         try:
-            both: set[asyncio.Future[Any]] = {asked, lost}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-            raise Unsure
+            async with asyncio.timeout(ANSWER_S_MAX):
+                await self._client.publish(
+                    subject, data, reply=f"{self._inbox}.{token}", headers=headers
+                )
+                message = await done
         finally:
-            asked.cancel()
+            del self._open[token]
+        if not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS:
+            raise nats.errors.NoRespondersError
+        return message
 
     async def _look(self, subject: str, data: bytes) -> Msg:
         """Ask what can be asked again: waits for a connection that is being made again."""
@@ -197,6 +225,61 @@ class Line:
         """The first message of a subject with that sequence or a later one."""
         return await self._get_direct(stream, {"seq": seq, "next_by_subj": subject})
 
+    async def fetch(self, stream: str, subject: str, seq: int, count: int) -> list[Stored]:
+        """The messages of a subject from that sequence on, in order: `count`, or fewer where there are no
+        more, they are large, or the server that answers has not got the newest ones yet.
+        """
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": seq,
+            "filter_subject": subject,
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "inactive_threshold": FORGOTTEN_NS,
+            "num_replicas": 1,
+            "mem_storage": True,
+        }
+        made = await self.api(
+            f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config}
+        )
+        count = min(count, FETCHED_MAX, int(made.get("num_pending", 0)))
+        found: list[Stored] = []
+
+        done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+        async def hear(message: Msg) -> None:
+            # $JS.ACK.stream.consumer.deliveries.sequence.…, and nothing where there are no more
+            words = message.reply.split(".")
+            if len(words) > _ACK_SEQUENCE:
+                found.append(Stored(int(words[_ACK_SEQUENCE]), message.subject, message.data))
+            if (len(words) <= _ACK_SEQUENCE or len(found) >= count) and not done.done():
+                done.set_result(message)
+
+        if not count:
+            return found
+        wish = {"batch": count, "no_wait": True, "max_bytes": FETCHED_BYTES_MAX}
+        self._asked += 1
+        token = str(self._asked)
+        # (A message comes under its own subject: it takes a subscription to tell whom it is for.)
+        inbox = f"{self._inbox}.fetched.{token}"
+        listening = await self.listen(inbox, hear)
+        self._open[token] = done
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}"
+                await self._client.publish(subject, json.dumps(wish).encode(), reply=inbox)
+                await done
+        except (Unsure, nats.errors.Error, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+        finally:
+            del self._open[token]
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await listening.unsubscribe()
+        await self.tell(
+            f"$JS.API.CONSUMER.DELETE.{stream}.{made['name']}", b"", reply=f"{self._inbox}.none"
+        )
+        return found
+
     async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
         """Drop the messages of a subject, those below sequence `before` or all."""
         body: dict[str, Any] = {"filter": subject}
@@ -213,10 +296,10 @@ class Line:
         except (nats.errors.Error, OSError) as error:
             raise self._unavailable(error) from error
 
-    async def tell(self, subject: str, data: bytes) -> None:
+    async def tell(self, subject: str, data: bytes, reply: str = "") -> None:
         """Publish without storing; whoever listens now hears it."""
         try:
-            await self._client.publish(subject, data)
+            await self._client.publish(subject, data, reply=reply)
         except (nats.errors.Error, OSError):
             return  # a wake-up: readers look by themselves, too, a little later
 
@@ -239,7 +322,8 @@ class Line:
             raise self._unavailable(error) from error
         headers = message.headers or {}
         if headers.get("Status") is not None:
-            return None
+            # (Any replica answers that; one may not have the newest messages yet.)
+            return await self._get(stream, body)
         return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
 
     def _refuse(self, problem: dict[str, Any]) -> None:

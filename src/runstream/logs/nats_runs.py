@@ -20,12 +20,11 @@ from ..errors import LogUnavailable, RunNotFound, RunstreamError
 from ..log import RunInfo
 from ..record import now_us
 from ..retention import Retention
+from .nats_index import Born, Entry, Index
 from .nats_line import Line, StreamGone, Unsure
 from .nats_state import Change, info_of
 from .nats_subjects import Subjects
 
-# Entries that are read at once.
-WINDOW: Final = 256
 # Old runs are looked for this often, by one process of all.
 CLEAN_S: Final = 300.0
 # Runs that one round of cleaning removes.
@@ -39,14 +38,6 @@ logger = logging.getLogger(__name__)
 _decode = msgspec.json.Decoder(Change).decode
 
 
-class Born(msgspec.Struct, frozen=True):
-    """That a run was begun, and in whose stream."""
-
-    run_id: str
-    root: str
-    workflow: str
-
-
 _decode_born = msgspec.json.Decoder(Born).decode
 
 
@@ -55,6 +46,7 @@ class Runs:
 
     def __init__(self, line: Line, subjects: Subjects) -> None:
         self._line, self._subjects = line, subjects
+        self._index = Index(line, subjects)
 
     async def create(self, replicas: int) -> int:
         """Make the streams of JetStream if they are not there; their number of replicas."""
@@ -70,16 +62,18 @@ class Runs:
             found = int(info["config"].get("num_replicas", 1))
         return found
 
-    async def bear(self, run_id: str, root: str, workflow: str) -> str:
-        """Note that there is a run in the stream of `root`; the root that somebody noted before."""
+    async def bear(self, run_id: str, root: str, workflow: str) -> tuple[str, bool]:
+        """Note that there is a run in the stream of `root`; the root that somebody noted before, and
+        whether nobody had.
+        """
         data = msgspec.json.encode(Born(run_id, root, workflow))
         try:
             if await self._line.store(self._subjects.born(run_id), data, expected=0) is not None:
-                return root
+                return root, True
         except Unsure:
             pass
         try:
-            return await self.root_of(run_id)
+            return await self.root_of(run_id), False
         except RunNotFound:
             raise LogUnavailable(f"NATS did not say whether run {run_id!r} is stored") from None
 
@@ -93,29 +87,16 @@ class Runs:
             raise RunNotFound(f"no run {run_id!r} in this log")
         return _decode_born(stored.data).root
 
-    async def newest_first(self, before: str | None) -> AsyncGenerator[list[Born]]:
-        """The entries, some at a time, those before `before` or all."""
-        try:
-            state = (await self._line.api(f"STREAM.INFO.{self._subjects.runs}"))["state"]
-        except StreamGone:
-            return
-        last = int(state["last_seq"])
+    async def newest_first(
+        self, before: str | None, workflow: str | None = None
+    ) -> AsyncGenerator[list[Entry]]:
+        """The entries of a workflow or all, some at a time, those before `before` or all."""
+        at: int | None = None
         if before is not None:
             stored = await self._line.last(self._subjects.runs, self._subjects.born(before))
-            last = stored.seq - 1 if stored else 0
-        first = max(int(state["first_seq"]), 1)
-        while last >= first:
-            yield await self._read(range(last, max(last - WINDOW, first - 1), -1))
-            last -= WINDOW
-
-    async def _read(self, seqs: range) -> list[Born]:
-        stored = await asyncio.gather(*(self._line.at(self._subjects.runs, seq) for seq in seqs))
-        prefix = f"{self._subjects.runs}.born."
-        return [
-            _decode_born(one.data)
-            for one in stored
-            if one is not None and one.subject.startswith(prefix)
-        ]
+            at = stored.seq if stored else 0
+        async for entries in self._index.newest_first(at, workflow):
+            yield entries
 
     async def look_at(self, roots: list[str]) -> list[RunInfo | None]:
         """The root runs as their newest messages say; None for one that is not there."""
@@ -155,14 +136,33 @@ class Runs:
         return found
 
     async def remove(self, info: RunInfo, children: tuple[str, ...]) -> None:
-        """Drop an ended root run and all that belongs to it; the stream comes last."""
+        """Drop an ended root run and all that belongs to it; what it is found by comes last, so that a
+        removal that is cut off may be called again.
+        """
         check_removable(info)
         names, root = self._subjects, info.run_id
+        born = await self._line.last(names.runs, names.born(root))
         await self._line.purge(names.runs, names.kept(root))
-        for run_id in (*children, root):
+        for run_id in children:
             await self._line.purge(names.runs, names.born(run_id))
         await self._line.purge(names.name, names.parts(root))
         await self._line.purge(names.name, names.changes(root))
+        if born is not None:
+            # Who begins it again meanwhile has noted it anew.
+            await self._line.purge(names.runs, names.born(root), before=born.seq + 1)
+
+    async def bear_again(self, run_id: str, root: str, workflow: str) -> None:
+        """Note anew a run that was begun though it had an entry: that of one before it, which may be
+        removed right now.
+        """
+        subject = self._subjects.born(run_id)
+        data = msgspec.json.encode(Born(run_id, root, workflow))
+        try:
+            at = await self._line.store(subject, data, expected=None)
+        except Unsure as error:
+            raise LogUnavailable(f"NATS did not say whether run {run_id!r} is stored") from error
+        if at is not None:
+            await self._line.purge(self._subjects.runs, subject, before=at)
 
     async def keep_clean(self, retention_s: float, remove: Remove) -> None:
         """Remove runs that ended long ago, now and then; one process of all does it."""
@@ -194,7 +194,8 @@ class Runs:
         before = now_us() - round(retention_s * 1_000_000)
         old: list[str] = []
         async for entries in self.newest_first(None):
-            roots = [entry.run_id for entry in entries if entry.run_id == entry.root]
+            born = [entry.born for entry in entries]
+            roots = [one.run_id for one in born if one.run_id == one.root]
             infos = await self.look_at(roots)
             old += [info.run_id for info in infos if info and info.ended and info.ended <= before]
         for run_id in old[-REMOVED_MAX:]:

@@ -39,6 +39,10 @@ class Subjects:
         """That there is a run, and in whose stream."""
         return f"{self.runs}.born.{_token(run_id)}"
 
+    def born_any(self) -> str:
+        """The subjects of all runs."""
+        return f"{self.runs}.born.*"
+
     def kept(self, root: str) -> str:
         """That a stream has limits of its own."""
         return f"{self.runs}.kept.{_token(root)}"
