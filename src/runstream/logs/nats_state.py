@@ -79,6 +79,8 @@ class Change(msgspec.Struct, array_like=True):
     # Sequences of the messages that hold the records, where they were too many for this one.
     parts: Sequence[int] = ()
     records: int = 0
+    # The same for the children and producers.
+    state_parts: Sequence[int] = ()
 
     @property
     def next_seq(self) -> int:

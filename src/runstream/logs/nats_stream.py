@@ -16,10 +16,10 @@ import msgspec
 
 from ..admission import check_position
 from ..errors import LogUnavailable, RunNotFound, RunstreamError
-from ..log import Page, RunInfo
+from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
 from .nats_line import Line, Stored, StreamGone, Unsure
-from .nats_state import Change, Pending, State
+from .nats_state import Change, Pending, Run, State
 from .nats_subjects import Subjects
 
 # Decisions in one message: what waits while one is on its way.
@@ -38,10 +38,14 @@ PLACES_MAX: Final = 4096
 # Of one page.
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 
+# From so many messages on they are fetched together: that costs two round trips more.
+FETCHED_MIN: Final = 8
+
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Change).decode
+_decode_state = msgspec.json.Decoder(tuple[dict[str, Run], dict[str, ProducerState]]).decode
 _decode_drafts = msgspec.json.Decoder(list[Draft]).decode
 
 
@@ -65,6 +69,9 @@ class Stream:
         self._waiting: deque[Decision] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
+        # Messages that were sent and not acknowledged, and the one of them that was seen.
+        self._sent: set[str] = set()
+        self._seen = ""
         # (first seq, records) of the newest messages, without holes, and their bytes.
         self._recent: deque[tuple[int, Sequence[Draft], int]] = deque()
         self._recent_bytes = 0
@@ -89,7 +96,9 @@ class Stream:
         finally:
             self._worker = None
             for left in self._waiting:
-                left.done.cancel()
+                if not left.done.done():
+                    left.done.set_exception(LogUnavailable("NATS: the stream's writer has ended"))
+            self._waiting.clear()
 
     async def _settle(self, batch: list[Decision]) -> None:
         """Every decision of the batch gets its outcome."""
@@ -111,6 +120,8 @@ class Stream:
         """Make as many decisions as fit into one message; what is left."""
         is_fresh = False
         nonces: dict[str, list[tuple[Decision, Any]]] = {}
+        self._sent.clear()
+        self._seen = ""
         for _ in range(TRIES_MAX):
             pending = Pending(self.state, self.root_run_id)
             outcomes, left = _decide_all(pending, batch)
@@ -125,6 +136,7 @@ class Stream:
                 return left
             change = pending.change(CHANGES_BYTES_MAX)
             nonces[change.nonce] = outcomes
+            self._sent.add(change.nonce)
             try:
                 if await self._store(change):
                     _answer(outcomes)
@@ -134,37 +146,44 @@ class Stream:
             except StreamGone:
                 if is_fresh and not self.state.at:
                     raise  # it is to be begun, and there is nothing to begin it in
-            for seen in await self.refresh():
-                if seen in nonces:
-                    # It was stored, only its answer was lost.
-                    _answer(nonces[seen])
-                    return left
+            await self.refresh()
+            if self._seen:
+                # It was stored, only its answer was lost.
+                _answer(nonces[self._seen])
+                return batch[len(nonces[self._seen]) :]
             is_fresh = True
         raise LogUnavailable(f"stream {self.root_run_id!r} is written by too many others at once")
 
     async def _store(self, change: Change) -> bool:
         """Store the change behind the state; False if another one came first."""
-        data = _encode(change)
-        drafts = change.drafts
-        if len(data) > self._line.payload_bytes_max - MARGIN_BYTES:
-            change.parts = await self._store_parts(_encode(drafts))
-            change.drafts = ()
-            data = _encode(change)
-        at = await self._line.store(self._subject, data, expected=self.state.at)
+        expected, limit = self.state.at, self._line.payload_bytes_max - MARGIN_BYTES
+        data, drafts, stored = _encode(change), change.drafts, change
+        if len(data) > limit and drafts:
+            parts = await self._store_parts(_encode(drafts))
+            stored = msgspec.structs.replace(change, drafts=(), parts=parts)
+            data = _encode(stored)
+        if len(data) > limit:
+            parts = await self._store_parts(_encode((change.children, change.producers)))
+            stored = msgspec.structs.replace(stored, children={}, producers={}, state_parts=parts)
+            data = _encode(stored)
+        at = await self._line.store(self._subject, data, expected=expected)
         if at is None:
             return False
-        self._take(change, at, len(data), drafts)
+        if self.state.at == expected:  # (else a reader has seen it before us)
+            self._take(change, at, len(data), drafts)
         await self._line.tell(self._subjects.news(self.root_run_id), b"")
         return True
 
     async def _store_parts(self, data: bytes) -> list[int]:
-        """Records that are too many for one message, in pieces."""
+        """What is too large for one message, in pieces."""
         size = self._line.payload_bytes_max - MARGIN_BYTES
         subject = self._subjects.parts(self.root_run_id)
         places: list[int] = []
         for start in range(0, len(data), size):
             at = await self._line.store(subject, data[start : start + size], expected=None)
-            places.append(at or 0)
+            if at is None:
+                raise Unsure
+            places.append(at)
         return places
 
     def _take(
@@ -191,49 +210,61 @@ class Stream:
 
     # --- knowing the newest state ----------------------------------------------------------------
 
-    async def refresh(self) -> list[str]:
-        """Look at the newest message, and catch up with it; the nonces of the new ones.
+    async def refresh(self) -> None:
+        """Look at the newest message, and catch up with it.
 
         Raises LogUnavailable. A stream that is not there leaves an empty state.
         """
         async with self._looking:
-            try:
-                newest = await self._line.last(self._subjects.name, self._subject)
-            except StreamGone:
-                newest = None
-            if newest is None:
-                if self.state.at:
-                    self._forget()
-                return []
-            if newest.seq == self.state.at:
-                return []
-            return await self._catch_up(newest)
+            for _ in range(TRIES_MAX):
+                before = self.state.at
+                try:
+                    newest = await self._line.last(self._subjects.name, self._subject)
+                except StreamGone:
+                    newest = None
+                if newest is None:
+                    if self.state.at and self.state.at == before:
+                        self._forget()
+                    return
+                if newest.seq == self.state.at or await self._catch_up(newest):
+                    return
+            raise LogUnavailable(f"stream {self.root_run_id!r} is trimmed faster than it is read")
 
-    async def _catch_up(self, newest: Stored) -> list[str]:
+    async def _catch_up(self, newest: Stored) -> bool:
+        """False if messages were dropped meanwhile: there is a newer one."""
         change = _decode(newest.data)
-        follows = change.generation == self.state.generation and self.state.at < newest.seq
-        if follows and change.since is not None and change.since <= self.state.at:
+        follows = change.generation == self.state.generation and self.state.at
+        if follows and newest.seq < self.state.at:
+            return True
+        since = newest.seq if change.since is None else change.since
+        begin = since
+        # Every message, where one of ours may be among them.
+        if follows and (since <= self.state.at or self._sent):
             begin = self.state.at + 1
-        elif change.since is None:
-            begin = newest.seq
-        else:
-            begin = change.since
-        nonces: list[str] = []
         while begin < newest.seq:
             stored = await self._line.next(self._subjects.name, self._subject, begin)
-            if stored is None or stored.seq >= newest.seq:
+            if stored is None or (begin == since and stored.seq != since):
+                return False
+            if stored.seq >= newest.seq:
                 break
-            nonces.append(self._take_stored(stored))
+            if not await self._take_stored(stored):
+                return False
             begin = stored.seq + 1
-        nonces.append(self._take_stored(newest))
-        return nonces
+        return await self._take_stored(newest)
 
-    def _take_stored(self, stored: Stored) -> str:
+    async def _take_stored(self, stored: Stored) -> bool:
         change = _decode(stored.data)
         in_memory = None if change.parts else change.drafts
+        if change.state_parts:
+            data = await self._parts_of(change.state_parts)
+            if data is None:
+                return False
+            change.children, change.producers = _decode_state(data)
+        if change.nonce in self._sent:
+            self._seen = change.nonce
         if stored.seq > self.state.at or change.generation != self.state.generation:
             self._take(change, stored.seq, len(stored.data), in_memory)
-        return change.nonce
+        return True
 
     def _forget(self) -> None:
         self.state = State()
@@ -283,6 +314,7 @@ class Stream:
             return []
         found: list[Draft] = []
         size_bytes = 0
+        ahead: deque[Stored] = deque()
         stored = await self._find(seq)
         while stored is not None:
             change = _decode(stored.data)
@@ -297,16 +329,37 @@ class Stream:
             enough = len(found) >= limit or size_bytes >= PAGE_BYTES_MAX
             if enough or stored.seq >= self.state.at:
                 break
-            stored = await self._line.next(self._subjects.name, self._subject, stored.seq + 1)
+            if not ahead:
+                wanted = (limit - len(found)) // max(len(drafts), 1) + 1
+                ahead = deque(await self._ahead(stored.seq + 1, wanted))
+            stored = ahead.popleft() if ahead else None
+        return found
+
+    async def _ahead(self, begin: int, wanted: int) -> list[Stored]:
+        """The next messages: about as many as are wanted."""
+        name, subject = self._subjects.name, self._subject
+        found: list[Stored] = []
+        if wanted >= FETCHED_MIN:
+            found = await self._line.fetch(name, subject, begin, wanted)
+        if not found:
+            # (A replica that is behind may have none for a fetch.)
+            one = await self._line.next(name, subject, begin)
+            found = [] if one is None else [one]
         return found
 
     async def _drafts_of(self, change: Change) -> Sequence[Draft]:
         if not change.parts:
             return change.drafts
-        parts = [await self._line.at(self._subjects.name, at) for at in change.parts]
-        if None in parts:
-            return ()
-        return _decode_drafts(b"".join(part.data for part in parts if part is not None))
+        data = await self._parts_of(change.parts)
+        return () if data is None else _decode_drafts(data)
+
+    async def _parts_of(self, places: Sequence[int]) -> bytes | None:
+        """What was stored in pieces; None if it is not there any more."""
+        found = await asyncio.gather(
+            *(self._line.at(self._subjects.name, place) for place in places)
+        )
+        parts = [part.data for part in found if part is not None]
+        return b"".join(parts) if len(parts) == len(places) else None
 
     async def _find(self, seq: int) -> Stored | None:
         """The message that holds record `seq`: from the nearest known place, else by halving."""
@@ -339,9 +392,19 @@ class Stream:
 
     async def drop_trimmed(self) -> None:
         """Drop the messages whose records are all gone. (The newest one holds the whole state.)"""
-        stored = await self._find(self.state.first_seq)
-        before = self.state.at if stored is None else stored.seq
+        first = await self._find(self.state.first_seq)
+        # The newest whole state stays: what comes behind it says only what became different.
+        before = min(self.state.at if first is None else first.seq, self.state.since)
+        kept = await self._line.at(self._subjects.name, before)
+        if kept is None:
+            return  # somebody else does it
+        # Parts are stored before the message that needs them, and behind the one before that.
+        change = _decode(kept.data)
+        parts = min([before, *change.parts, *change.state_parts])
         await self._line.purge(self._subjects.name, self._subject, before=before)
+        await self._line.purge(
+            self._subjects.name, self._subjects.parts(self.root_run_id), before=parts
+        )
 
 
 def _decide_all(
