@@ -12,15 +12,16 @@ import pytest
 
 from runstream.conformance.check import ending, new_name, notes, numbers_of, read_all
 from runstream.errors import RunNotFound
-from runstream.log import Log, Producer
+from runstream.log import Producer
 from runstream.logs import open_log
 from runstream.logs.nats import NatsLog
 from services.nats import running_nats
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
+async def opened(url: str) -> AsyncGenerator[NatsLog]:
     log = await asyncio.to_thread(open_log, url)
+    assert isinstance(log, NatsLog)
     try:
         yield log
     finally:
@@ -82,7 +83,6 @@ async def test_a_run_that_another_process_removed_is_begun_again_for_everybody(
 ) -> None:
     run, workflow = new_name(), new_name()
     async with opened(nats_url) as log, opened(nats_url) as other:
-        assert isinstance(other, NatsLog)
         for number in (1, 2):
             await log.open(run, producer=None, workflow=workflow)
             await log.append(run, [*notes(run, [number]), ending(run)], final=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,33 +17,58 @@ from .engine import Engine, find_program, free_port
 class NatsServer(Engine):
     """A NATS of one test. `url` is that of its log."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, jetstream: bool = True
+    ) -> None:
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         command = [find_program("nats-server"), "-a", "127.0.0.1", "-p", str(self.port)]
-        command += ["-js", "-sd", str(folder / "jetstream")]
+        self._greeting = b'"jetstream":true' if jetstream else b"INFO"
+        if jetstream:
+            command += ["-js", "-sd", str(folder / "jetstream")]
         super().__init__([*command, *options], folder, self._answers)
+
+    def api(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask JetStream, behind the log's back."""
+        answer = self._ask(f"$JS.API.{name}", b"" if body is None else json.dumps(body).encode())
+        assert "error" not in answer, answer
+        return answer
+
+    def publish(self, subject: str, body: dict[str, Any]) -> None:
+        """Have JetStream store a message, behind the log's back."""
+        self._ask(subject, json.dumps(body).encode())
+
+    def connections(self) -> int:
+        """How many connections the server has."""
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        here = f"0100007F:{self.port:04X}"
+        return sum(words[1] == here and words[3] == "01" for words in map(str.split, lines))
 
     def drop_streams(self, *names: str) -> None:
         """Drop what is stored, behind the log's back."""
+        for name in names or ("RUNSTREAM", "RUNSTREAM_RUNS"):
+            self.api(f"STREAM.DELETE.{name}")
+
+    def _ask(self, subject: str, data: bytes) -> dict[str, Any]:
         with socket.create_connection(("127.0.0.1", self.port), timeout=10.0) as line:
             line.sendall(b'CONNECT {"verbose":false}\r\nSUB done 1\r\n')
-            for name in names or ("RUNSTREAM", "RUNSTREAM_RUNS"):
-                line.sendall(f"PUB $JS.API.STREAM.DELETE.{name} done 0\r\n\r\n".encode())
+            line.sendall(f"PUB {subject} done {len(data)}\r\n".encode() + data + b"\r\n")
             said = b""
-            while said.count(b'"success":true') < len(names or (1, 2)):
-                said += line.recv(4096)
+            while not (said.endswith(b"}\r\n") and b"MSG done" in said):
+                said += line.recv(65536)
+        answer: dict[str, Any] = json.loads(said.partition(b"MSG done")[2].partition(b"\r\n")[2])
+        return answer
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as line:
-            return b'"jetstream":true' in line.recv(4096)
+            return self._greeting in line.recv(4096)
         return False
 
 
 @contextmanager
-def running_nats(folder: Path, *options: str) -> Generator[NatsServer]:
+def running_nats(folder: Path, *options: str, jetstream: bool = True) -> Generator[NatsServer]:
     """A NATS with its data in `folder` for the time of the block; `options` as on its command line."""
-    server = NatsServer(folder, *options)
+    server = NatsServer(folder, *options, jetstream=jetstream)
     server.start()
     try:
         yield server

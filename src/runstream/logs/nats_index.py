@@ -83,7 +83,8 @@ class Index:
                 info = await self._line.api(f"STREAM.INFO.{self._subjects.runs}")
             except StreamGone:
                 info = {"created": "", "state": {"first_seq": 1, "last_seq": 0}}
-            first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+            first = max(1, int(info["state"]["first_seq"]))  # (0 where there was none yet)
+            last = int(info["state"]["last_seq"])
             is_same = info["created"] == self._made and last >= self._high
             if not is_same or last - self._high > KEPT_MAX:
                 self._kept.clear()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import nats
@@ -28,6 +29,8 @@ from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
 # An answer takes milliseconds; a server that is being replaced takes a few seconds.
 ANSWER_S_MAX: Final = 5.0
 CONNECT_S_MAX: Final = 5.0
+# Each server is tried so often when a log is opened: one that is just starting takes a moment.
+TRIES: Final = 4
 # After a lost connection it is made again, so often, for ever.
 RECONNECT_S: Final = 0.25
 # What waits to be sent while the connection is lost; then callers are told at once.
@@ -71,6 +74,10 @@ class Line:
     def __init__(self, servers: list[str], shown: str, options: dict[str, Any]) -> None:
         self._servers, self._shown, self._options = servers, shown, options
         self._client = Client()
+        self._is_connecting = True
+        # What went wrong last while it was connecting.
+        self._said = ""
+        self._failures = 0
         # What was asked and is not answered yet.
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._asked = 0
@@ -93,22 +100,44 @@ class Line:
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_S,  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - slept
                     pending_size=UNSENT_BYTES_MAX,
-                    error_cb=_ignore,
+                    error_cb=self._note_error,
                     disconnected_cb=self._note_loss,
                     **self._options,
                 )
                 await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
                     f"{self._inbox}.*", cb=self._hear
                 )
-        except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
+        except _Refused:
             await self.close()
+            raise InvalidURL(
+                f"NATS at {self._shown} refuses the user name or password, or the token: they belong into "
+                "the URL, percent-encoded"
+            ) from None
+        except (nats.errors.Error, OSError, TimeoutError, ValueError, ssl.SSLError) as error:
+            await self.close()
+            if "expecting INFO" in self._said or isinstance(error, ValueError):
+                raise NotALog(f"what answers at {self._shown} is no NATS") from None
             raise LogUnavailable(
-                f"NATS at {self._shown} cannot be used: {_words(error)}"
-            ) from error
+                f"NATS at {self._shown} cannot be reached: {self._said or _words(error)}"
+            ) from None
+        self._is_connecting = False
         version = self._client.connected_server_version
-        if (version.major, version.minor, version.patch) < _VERSION_MIN:
+        found = (version.major, version.minor, version.patch)
+        if found < _VERSION_MIN:
             await self.close()
-            raise NotALog(f"NATS at {self._shown} is {version}: 2.9 or newer is needed")
+            raise NotALog(
+                f"NATS at {self._shown} is too old: {'.'.join(map(str, found))}, 2.9 or newer is needed"
+            )
+
+    async def _note_error(self, error: Exception) -> None:
+        """(Later on each caller is told by its own call.)"""
+        if self._is_connecting:
+            self._said = _words(error)
+            if "authorization" in self._said.lower() or "authentication" in self._said.lower():
+                raise _Refused  # trying again does not help
+            self._failures += 1
+            if self._failures >= TRIES * len(self._servers):
+                raise error
 
     async def _note_loss(self) -> None:
         """What was asked on a connection that is lost is not answered any more."""
@@ -343,6 +372,10 @@ class Line:
         return LogUnavailable(f"NATS at {self._shown} does not answer: {_words(error)}")
 
 
+class _Refused(Exception):
+    """The server knows nobody of that name, password or token."""
+
+
 class _NotFound(LogUnavailable):
     """There is no such message."""
 
@@ -359,15 +392,24 @@ def parse_servers(address: str) -> tuple[list[str], str, str, dict[str, Any]]:
     user, _, password = secret.partition(":")
     options: dict[str, Any] = {}
     if at:
+        user, password = unquote(user), unquote(password)
         options = {"user": user, "password": password} if password else {"token": user}
+    for host in hosts.split(","):
+        _check_host(host)
     if scheme == "tls":
         options["tls"] = ssl.create_default_context()
     return [f"nats://{host}" for host in hosts.split(",")], hosts, name, options
 
 
+def _check_host(host: str) -> None:
+    try:
+        parts = urlsplit(f"//{host}")
+        ok = bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:
+        ok = False
+    if not ok:
+        raise InvalidURL(f"not a server of a NATS URL (HOST or HOST:PORT): {host!r}")
+
+
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-async def _ignore(_error: Exception) -> None:
-    """(Each caller is told by its own call.)"""

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from ..admission import check_removable
-from ..errors import LogUnavailable, RunNotFound, RunstreamError
+from ..errors import LogUnavailable, NotALog, RunNotFound, RunstreamError
 from ..log import RunInfo
 from ..record import now_us
 from ..retention import Retention
@@ -59,6 +59,7 @@ class Runs:
                 info = await self._line.api(
                     f"STREAM.CREATE.{stream}", _config(stream, subject, replicas)
                 )
+            _check(stream, subject, info["config"])
             found = int(info["config"].get("num_replicas", 1))
         return found
 
@@ -203,6 +204,22 @@ class Runs:
                 await remove(run_id)
             except RunNotFound:
                 continue
+
+
+def _check(name: str, subject: str, config: dict[str, Any]) -> None:
+    """Raises NotALog for a stream of somebody else, and for one that loses what it has acknowledged."""
+    if config.get("subjects") != [subject]:
+        raise NotALog(
+            f"the JetStream stream {name} is not one of ours: choose another name, as in nats://HOST/NAME"
+        )
+    must = {"retention": "limits", "storage": "file", "discard": "new", "allow_direct": True}
+    wrong = [name for name, value in must.items() if config.get(name) != value]
+    wrong += [name for name in ("max_age", "max_msgs_per_subject") if (config.get(name) or 0) > 0]
+    if wrong:
+        raise NotALog(
+            f"the JetStream stream {name} has been given another {wrong[0]}: a log cannot keep its "
+            "promises there"
+        )
 
 
 def _config(name: str, subject: str, replicas: int) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""Several processes on one NATS log: writers side by side, zombies, crashes, and what ages out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from programs import run_program
+from runstream import connect, flush, process, publish, start_run
+from runstream.conformance.check import collect, ending, new_name, notes, read_all, subscribe
+from runstream.errors import LeaseLost, ProducerFenced, RunNotFound
+from runstream.log import LeaseClaim, Log, Producer
+from runstream.logs import open_log
+from services.nats import NatsServer
+
+DEADLINE_S = 60.0
+
+# Appends batch after batch, each numbered from its own 0, as soon as it hears a line.
+WRITER = """
+import asyncio, sys
+from runstream.log import Producer
+from runstream.logs import open_log
+from runstream.record import make_draft
+
+async def write(url, run, who, count):
+    log = await asyncio.to_thread(open_log, url)
+    opened = await log.open(run, producer=who)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for start in range(0, count, 4):
+        batch = [make_draft(run, "note", {"who": who, "n": n}) for n in range(start, start + 4)]
+        await log.append(run, batch, producer=Producer(who, opened.epoch, start + 1))
+    await log.aclose()
+
+asyncio.run(write(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+"""
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncGenerator[Log]:
+    log = await asyncio.to_thread(open_log, url)
+    try:
+        yield log
+    finally:
+        await log.aclose()
+
+
+@pytest.mark.allow_blocking  # for the children's output
+async def test_two_processes_append_to_one_run_at_once(nats_url: str) -> None:
+    run, count = new_name(), 400
+    async with opened(nats_url) as log:
+        await log.open(run, producer=None, workflow="w")
+        following = asyncio.ensure_future(collect(subscribe(log, run)))
+        with (
+            run_program(WRITER, nats_url, run, "a", count) as one,
+            run_program(WRITER, nats_url, run, "b", count) as two,
+        ):
+            for program in (one, two):
+                program.wait_line("ready")
+            for program in (one, two):
+                program.tell("go")
+            for program in (one, two):
+                await asyncio.to_thread(program.finish)
+        await log.append(run, [ending(run)], final=True)
+        seen = (await following)[:-1]
+    assert [record.seq for record in seen] == list(range(1, 2 * count + 1))
+    for who in ("a", "b"):
+        assert [record.data["n"] for record in seen if record.data["who"] == who] == list(
+            range(count)
+        )
+    # Each batch is consecutive, whoever wrote in between.
+    starts = [record.seq for record in seen if record.data["n"] % 4 == 0]
+    ends = [record.seq for record in seen if record.data["n"] % 4 == 3]
+    assert [end - start for start, end in zip(starts, ends, strict=True)] == [3] * (2 * count // 4)
+
+
+async def test_a_zombie_cannot_write_after_its_lease_was_taken(nats_url: str) -> None:
+    async with opened(nats_url) as log, opened(nats_url) as other:
+        run, claim = new_name(), LeaseClaim(60.0, 60.0)
+        first = await log.open(run, producer="owner", workflow="w", claim=claim)
+        assert first.info.lease is not None
+        await log.append(run, notes(run, [1]), producer=Producer("owner", first.epoch, 1))
+        await other.expire(run, lease=(await other.info(run)).lease or first.info.lease)
+        heir = await other.open(run, producer="heir", claim=claim)
+        with pytest.raises(ProducerFenced):
+            await log.append(run, notes(run, [2]), producer=Producer("owner", first.epoch, 2))
+        with pytest.raises(LeaseLost):
+            await log.renew(run, owner="owner", epoch=first.epoch)
+        await other.append(run, notes(run, [2]), producer=Producer("heir", heir.epoch, 1))
+        assert [draft.kind for draft in await read_all(log, run)] == ["note", "run.stalled", "note"]
+
+
+@pytest.mark.allow_blocking  # it starts and flushes a run in plain code
+def test_what_is_published_while_the_server_is_down_arrives_once(nats_server: NatsServer) -> None:
+    try:
+        with start_run("w", url=nats_server.url) as run:
+            for number in range(600):
+                publish({"n": number})
+                if number == 200:
+                    nats_server.kill()
+                if number == 400:
+                    nats_server.start()
+            assert flush(DEADLINE_S)
+        with connect(nats_server.url) as streams:
+            records = list(streams.subscribe(run.run_id))
+        assert [r.data["n"] for r in records if r.kind == "event"] == list(range(600))
+        assert not [r for r in records if r.kind.startswith("stream.")]
+    finally:
+        process.close_publishers()
+
+
+async def test_a_process_has_one_connection_however_many_runs_it_follows(
+    nats_server: NatsServer,
+) -> None:
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(connect(nats_server.url)) for _ in range(5)]
+        assert len({id(one.log) for one in streams}) == 1
+        log = streams[0].log
+        runs = [f"r{number}" for number in range(500)]
+        await asyncio.gather(*(log.open(run, producer=None, workflow="w") for run in runs))
+        waits = [asyncio.ensure_future(log.wait(run, after=0, timeout=60.0)) for run in runs]
+        known = await asyncio.to_thread(nats_server.api, "INFO")
+        assert known["streams"] == 2
+        for run, wait in zip(runs, waits, strict=True):
+            await log.append(run, notes(run, [1]))
+            await wait
+        assert await asyncio.to_thread(nats_server.connections) == 1
+
+
+async def wait_for_removal(log: Log, run: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                info = await log.info(run)
+            except RunNotFound:
+                return
+            await log.wait(run, after=info.last_seq, timeout=0.1)
+
+
+async def test_finished_runs_age_out_with_their_children_once_for_all_processes(
+    nats_server: NatsServer,
+) -> None:
+    url = f"{nats_server.url}?retention=1s"
+    async with opened(url) as log, opened(url) as other:
+        await log.open("kept", producer=None, workflow="w")
+        await log.open("old", producer=None, workflow="w")
+        await other.open("child", producer=None, workflow="w", parent_run_id="old")
+        subscription = subscribe(other, "old")
+        await log.append("old", notes("old", [1]))
+        await collect(subscription, 1)
+        await log.append("old", [ending("old")], final=True)
+        await wait_for_removal(log, "old")
+        for one in (log, other):
+            assert [info.run_id for info in await one.list()] == ["kept"]
+            with pytest.raises(RunNotFound):
+                await one.info("child")
+        assert [record.kind for record in await collect(subscription)] == ["stream.gap"]
+        left = await asyncio.to_thread(
+            nats_server.api, "STREAM.INFO.RUNSTREAM", {"subjects_filter": ">"}
+        )
+        assert set(left["state"]["subjects"]) == {"RUNSTREAM.changes.kept"}
+        assert (await log.open("old", producer=None, workflow="w")).info.last_seq == 0
+
+
+async def test_a_run_lost_with_its_process_is_ended_once(nats_url: str) -> None:
+    run, claim = new_name(), LeaseClaim(60.0)
+    async with opened(nats_url) as log, opened(nats_url) as other:
+        lease = (await log.open(run, producer="p", workflow="w", claim=claim)).info.lease
+        assert lease is not None
+        both = await asyncio.gather(*(one.expire(run, lease=lease) for one in (log, other) * 5))
+        assert {info.status for info in both} == {"lost"}
+        assert [draft.kind for draft in await read_all(log, run)] == ["run.lost"]
+
+
+async def test_a_run_whose_opener_died_half_way_is_passed_over_until_it_is_opened(
+    nats_server: NatsServer,
+) -> None:
+    async with opened(nats_server.url) as log:
+        await log.open("other", producer=None, workflow="w")
+        # It was noted, but its stream was not begun.
+        born = {"run_id": "half", "root": "half", "workflow": "w"}
+        await asyncio.to_thread(nats_server.publish, "RUNSTREAM_RUNS.born.half", born)
+        assert [info.run_id for info in await log.list()] == ["other"]
+        with pytest.raises(RunNotFound):
+            await log.info("half")
+        assert (await log.open("half", producer=None, workflow="w")).created
+        assert {info.run_id for info in await log.list()} == {"other", "half"}
