@@ -7,9 +7,10 @@ passed over by whoever looks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -79,10 +80,9 @@ class Index:
     async def _catch_up(self) -> int:
         """Read what is new; the sequence of the first entry there is."""
         async with self._reading:
-            try:
+            info: dict[str, Any] = {"created": "", "state": {"first_seq": 1, "last_seq": 0}}
+            with contextlib.suppress(StreamGone):
                 info = await self._line.api(f"STREAM.INFO.{self._subjects.runs}")
-            except StreamGone:
-                info = {"created": "", "state": {"first_seq": 1, "last_seq": 0}}
             first = max(1, int(info["state"]["first_seq"]))  # (0 where there was none yet)
             last = int(info["state"]["last_seq"])
             is_same = info["created"] == self._made and last >= self._high
