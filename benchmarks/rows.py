@@ -310,6 +310,7 @@ ROWS = (
         Program("ours.console_load"),
     ),
     _engine("redis", "Redis, appendfsync always"),
+    _engine("nats", "NATS, one server, its data in a file"),
     _engine("postgresql", "PostgreSQL, synchronous_commit on"),
     Row(
         "inference_overhead",

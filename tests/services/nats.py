@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .engine import Engine, find_program, free_port
+from .engine import Engine, find_program, free_port, free_ports
 
 
 class NatsServer(Engine):
@@ -90,3 +90,24 @@ def nats_server(tmp_path: Path) -> Generator[NatsServer]:
     folder.mkdir()
     with running_nats(folder) as server:
         yield server
+
+
+@contextmanager
+def running_nats_cluster(folder: Path, size: int = 3) -> Generator[list[NatsServer]]:
+    """Servers that store everything together."""
+    ports = free_ports(2 * size)
+    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[size:])
+    servers: list[NatsServer] = []
+    for number, (port, cluster) in enumerate(zip(ports[:size], ports[size:], strict=True)):
+        home = folder / f"nats-{number}"
+        home.mkdir()
+        options = ["--name", f"n{number}", "--cluster_name", "tests", "--routes", routes]
+        options += ["--cluster", f"nats://127.0.0.1:{cluster}"]
+        servers.append(NatsServer(home, *options, port=port))
+    try:
+        for server in servers:
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()

@@ -38,6 +38,9 @@ UNSENT_BYTES_MAX: Final = 8 * 1024 * 1024
 # Messages that are fetched at once, and their bytes: more than this would hold up the other callers.
 FETCHED_MAX: Final = 2048
 FETCHED_BYTES_MAX: Final = 4 * 1024 * 1024
+# A fetch takes milliseconds. One that does not work is not tried again for a while.
+FETCH_S_MAX: Final = 2.0
+FETCH_AGAIN_S: Final = 30.0
 # A server forgets by itself what a fetch that was cut off has left there.
 FORGOTTEN_NS: Final = 5_000_000_000
 
@@ -78,6 +81,8 @@ class Line:
         # What went wrong last while it was connecting.
         self._said = ""
         self._failures = 0
+        self._fetch_again = 0.0
+        self._is_cluster = False
         # What was asked and is not answered yet.
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._asked = 0
@@ -121,6 +126,8 @@ class Line:
                 f"NATS at {self._shown} cannot be reached: {self._said or _words(error)}"
             ) from None
         self._is_connecting = False
+        info: dict[str, Any] = self._client._server_info  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - told nowhere else
+        self._is_cluster = bool(info.get("cluster"))
         version = self._client.connected_server_version
         found = (version.major, version.minor, version.patch)
         if found < _VERSION_MIN:
@@ -255,9 +262,22 @@ class Line:
         return await self._get_direct(stream, {"seq": seq, "next_by_subj": subject})
 
     async def fetch(self, stream: str, subject: str, seq: int, count: int) -> list[Stored]:
-        """The messages of a subject from that sequence on, in order: `count`, or fewer where there are no
-        more, they are large, or the server that answers has not got the newest ones yet.
+        """As many messages of a subject as one gets quickly, from that sequence on, in order and at most
+        `count`. None, where `next` has to be asked: there are no more, or it does not work now.
         """
+        if self._is_cluster or time.monotonic() < self._fetch_again:
+            return []
+        try:
+            async with asyncio.timeout(FETCH_S_MAX):
+                return await self._fetch(stream, subject, seq, count)
+        except StreamGone:
+            raise
+        except (LogUnavailable, TimeoutError):
+            # In a cluster it takes more than one server; a single message takes only the leader.
+            self._fetch_again = time.monotonic() + FETCH_AGAIN_S
+            return []
+
+    async def _fetch(self, stream: str, subject: str, seq: int, count: int) -> list[Stored]:
         config = {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": seq,
@@ -342,6 +362,9 @@ class Line:
         return Stored(int(message["seq"]), message["subject"], data)
 
     async def _get_direct(self, stream: str, body: dict[str, Any]) -> Stored | None:
+        if self._is_cluster:
+            # Any replica answers the other way, one too that has just come back and misses some.
+            return await self._get(stream, body)
         subject = f"$JS.API.DIRECT.GET.{stream}"
         try:
             message = await self._look(subject, json.dumps(body).encode())
@@ -351,8 +374,7 @@ class Line:
             raise self._unavailable(error) from error
         headers = message.headers or {}
         if headers.get("Status") is not None:
-            # (Any replica answers that; one may not have the newest messages yet.)
-            return await self._get(stream, body)
+            return None
         return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
 
     def _refuse(self, problem: dict[str, Any]) -> None:
