@@ -80,7 +80,8 @@ def test_what_is_no_url_of_a_nats_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["colour=red", "require=luck", "retention=soon", "replicas=0", "replicas=many"]
+    "option",
+    ["colour=red", "require=luck", "retention=soon", "replicas=0", "replicas=3", "replicas=many"],
 )
 def test_options_that_cannot_be_are_refused(nats_url: str, option: str) -> None:
     refused(f"{nats_url}?{option}", InvalidURL, option.partition("=")[0])
@@ -123,7 +124,7 @@ def test_a_stream_that_would_forget_is_refused(nats_server: NatsServer) -> None:
 
 
 def test_one_server_is_not_durable_and_says_so(nats_url: str) -> None:
-    refused(f"{nats_url}?require=durable", InvalidURL, "replicas=3")
+    refused(f"{nats_url}?require=durable", InvalidURL, "two minutes")
     log = opened(nats_url)
     assert "survives a crash of the server" in log.promise
     log.close()

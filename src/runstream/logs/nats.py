@@ -52,6 +52,12 @@ REPLICAS_MAX: Final = 5
 # Replicas of which one may be lost with its disk.
 REPLICAS_DURABLE: Final = 3
 
+# Two writers of one run at once lost acknowledged appends in a cluster of nats-server 2.9.10.
+_REPLICAS_LOSE: Final = (
+    "replicas: in a stream with more than one replica, NATS may lose what two processes append to a run "
+    "at once; use one replica"
+)
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -65,6 +71,8 @@ def open_url(address: str, options: dict[str, str]) -> NatsLog:
     replicas = options.get("replicas", "1")
     if not replicas.isascii() or not replicas.isdigit() or not 1 <= int(replicas) <= REPLICAS_MAX:
         raise InvalidURL(f"replicas is a number from 1 to {REPLICAS_MAX}, not {replicas!r}")
+    if int(replicas) > 1:
+        raise InvalidURL(_REPLICAS_LOSE)
     servers, shown, name, secrets = parse_servers(address)
     return NatsLog(
         Line(servers, shown, secrets),
@@ -124,10 +132,12 @@ class NatsLog:
     async def _connect(self, *, must_last: bool) -> None:
         await self._line.connect()
         self._replicas = await self._runs.create(self._replicas)
+        if self._replicas > 1:
+            raise InvalidURL(_REPLICAS_LOSE)
         if must_last and self._replicas < REPLICAS_DURABLE:
             raise InvalidURL(
-                f"require=durable, but of NATS at {self._shown}: {self.promise}; it needs streams with "
-                f"?replicas={REPLICAS_DURABLE} on a cluster"
+                f"require=durable, but of NATS at {self._shown}: {self.promise}; SQLite, Redis and "
+                "PostgreSQL can be durable"
             )
 
     # --- runs ------------------------------------------------------------------------------------
