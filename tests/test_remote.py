@@ -68,6 +68,8 @@ def server_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Generator[Remo
 @pytest.fixture
 def remote(server_with_keys: Remote, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
     """This process, and those that it starts, have the token that may write, in their environment."""
+    # (`drain` waits for all publishers of the process: also for one that another test left behind.)
+    process.close_publishers(timeout=0.1)
     monkeypatch.setenv("RUNSTREAM_URL", server_with_keys.url)
     monkeypatch.setenv("RUNSTREAM_TOKEN", server_with_keys.writer)
     yield server_with_keys
