@@ -39,7 +39,9 @@ from runstream.run import new_run_id
 from server_process import ServerProcess, running_server
 
 # The commands and programs that are started here take a second or two.
-pytestmark = pytest.mark.allow_blocking
+# One of them has twice waited for ever in some thirty runs, for a reason that is not found yet: until then
+# they run apart from the others.
+pytestmark = [pytest.mark.allow_blocking, pytest.mark.soak]
 
 
 class Remote:
