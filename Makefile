@@ -35,7 +35,7 @@ check: $(VENV)/.dev ## lint, formatting, types, layers
 services: ## install what tests start: Redis, NATS, PostgreSQL, Chromium, Node (Debian, Ubuntu)
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
-	command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 		missing="$$missing postgresql"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \

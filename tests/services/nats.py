@@ -22,7 +22,13 @@ class NatsServer(Engine):
     ) -> None:
         self.port = port or free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
-        command = [find_program("nats-server"), "-a", "127.0.0.1", "-p", str(self.port)]
+        command = [
+            find_program("nats-server", "/usr/sbin", "/usr/local/sbin"),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         self._greeting = b'"jetstream":true' if jetstream else b"INFO"
         if jetstream:
             command += ["-js", "-sd", str(folder / "jetstream")]
