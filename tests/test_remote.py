@@ -39,7 +39,7 @@ from runstream.run import new_run_id
 from server_process import ServerProcess, running_server
 
 # The commands and programs that are started here take a second or two.
-# One of them has twice waited for ever in some thirty runs, for a reason that is not found yet: until then
+# One of them has twice waited for ever in some fifteen runs, for a reason that is not found yet: until then
 # they run apart from the others.
 pytestmark = [pytest.mark.allow_blocking, pytest.mark.soak]
 
@@ -70,8 +70,6 @@ def server_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Generator[Remo
 @pytest.fixture
 def remote(server_with_keys: Remote, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
     """This process, and those that it starts, have the token that may write, in their environment."""
-    # (`drain` waits for all publishers of the process: also for one that another test left behind.)
-    process.close_publishers(timeout=0.1)
     monkeypatch.setenv("RUNSTREAM_URL", server_with_keys.url)
     monkeypatch.setenv("RUNSTREAM_TOKEN", server_with_keys.writer)
     yield server_with_keys
