@@ -64,6 +64,19 @@ class Terminal:
         """Press Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def interrupt_at_prompt(self) -> None:
+        """Press Ctrl-C when the chat waits for a key.
+
+        A signal between readline's prompt and its wait is only looked at with the next key: nobody
+        is that quick, but a test is.
+        """
+        self.wait_for("> ")
+        state = Path(f"/proc/{self._process.pid}/stat")
+        deadline = time.monotonic() + PATIENCE_S
+        while state.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, "the chat never waits for a key"
+        self.interrupt()
+
     def __enter__(self) -> Self:
         return self
 
@@ -140,16 +153,13 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(sqlite_url: str) -> None:
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave_and_leaves_at_the_second(sqlite_url: str) -> None:
     with Terminal(sqlite_url, *TINY) as terminal:
-        terminal.wait_for("> ")
-        terminal.interrupt()
+        terminal.interrupt_at_prompt()
         terminal.wait_for("Ctrl-D leaves, and so does Ctrl-C once more.")
         terminal.answer("> ", "Hi\n")  # a question between them begins again
         terminal.wait_for("tokens/s")
-        terminal.wait_for("> ")
-        terminal.interrupt()
+        terminal.interrupt_at_prompt()
         terminal.wait_for("once more.")
-        terminal.wait_for("> ")
-        terminal.interrupt()
+        terminal.interrupt_at_prompt()
     assert terminal.returncode == 0
     run, _ = chat_run(sqlite_url)
     assert run.status == "completed"

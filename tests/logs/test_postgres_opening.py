@@ -86,12 +86,14 @@ async def test_too_old_a_server_is_refused(postgres_server: PostgresServer) -> N
         theirs = await asyncio.open_connection("127.0.0.1", postgres_server.port)
 
         async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            with suppress(OSError):
+            try:
                 while part := await source.read(65536):
                     target.write(re.sub(rb"(?<=server_version\0)[^\0]+", _old, part))
-            target.close()
+            finally:  # also when the test ends first
+                target.transport.abort()
 
-        await asyncio.gather(pump(reader, theirs[1]), pump(theirs[0], writer))
+        with suppress(OSError):
+            await asyncio.gather(pump(reader, theirs[1]), pump(theirs[0], writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
