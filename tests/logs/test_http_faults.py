@@ -95,6 +95,23 @@ async def test_an_opening_whose_reply_was_lost_begins_the_run_all_the_same(
     assert kinds == ["run.started", "run.completed"]
 
 
+async def test_a_child_whose_opening_got_no_reply_is_new_until_it_has_a_record(
+    shared_server: ServerProcess,
+) -> None:
+    parent, child = new_run_id(), new_run_id()
+    async with proxy_to(shared_server.port) as proxy:
+        log = HttpLog(f"http://127.0.0.1:{proxy.port}")
+        await log.open(parent, producer=None, workflow="nightly")
+        await log.append(parent, numbered(parent, range(10)))
+        for is_new in (True, False):
+            proxy.lose_reply_to(f"PUT /v1/runs/{child}".encode())
+            opened = await log.open(child, producer=None, workflow="part", parent_run_id=parent)
+            assert proxy.lost.is_set()
+            assert opened.created is is_new
+            await log.append(child, numbered(child, range(1)))
+        await log.aclose()
+
+
 async def test_a_network_that_hangs_is_noticed_by_its_silence(shared_server: ServerProcess) -> None:
     run_id = new_run_id()
     direct = HttpLog(shared_server.url)

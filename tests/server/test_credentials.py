@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -289,3 +291,19 @@ def test_what_is_remembered_of_good_tokens_is_bounded(keys_file: Path) -> None:
             access.identify(scope_of(f"rsk_{number}"))
     assert len(access._known) <= GRANTS_KEPT_MAX  # pyright: ignore[reportPrivateUsage] - what it holds is the point
     access.identify(scope_of(key)).require("admin")
+
+
+def test_servers_that_start_at_once_share_the_secret_of_the_first(tmp_path: Path) -> None:
+    # Each waits for the others, and makes or finds it.
+    path = tmp_path / "keys.run-token-secret"
+    together = threading.Barrier(8)
+
+    def start(_number: int) -> bytes:
+        together.wait()
+        return read_or_make_secret(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        secrets = set(pool.map(start, range(8)))
+    assert secrets == {path.read_bytes().rstrip()}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]

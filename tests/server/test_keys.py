@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hmac
 import json
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,7 @@ def test_the_file_holds_a_hash_and_only_its_owner_reads_it(tmp_path: Path) -> No
     assert secret not in path.read_text()
     assert secret not in repr(entry)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert [found.name for found in path.parent.iterdir()] == ["keys"]
+    assert {found.name for found in path.parent.iterdir()} == {"keys", "keys.lock"}
     assert [found.name for found in read_keys(path)] == ["ci"]
 
 
@@ -210,3 +213,50 @@ def test_a_key_needs_a_scope_and_possible_runs(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput):
             create_key(tmp_path / "keys", ("admin",), runs=runs)
     assert not (tmp_path / "keys").exists()
+
+
+def test_keys_that_are_made_and_withdrawn_at_once_are_all_kept_and_all_gone(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    first = create_key(keys, ("admin",))[1]
+    made = [create_key(keys, ("runs:read",))[1] for _ in range(8)]
+    # In processes of their own, as commands are; each begins when all are there.
+    commands = [["create", *["-"] * 10]] * 4
+    commands += [["revoke", *[key.id for key in made[half::2]]] for half in (0, 1)]
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", CHANGES, str(keys), *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for command in commands
+        ]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.close()
+        assert [process.wait(60) for process in started] == [0] * len(started)
+    left = read_keys(keys)
+    assert left[0] == first
+    assert len(left) == 1 + 40
+    assert not {key.id for key in left} & {key.id for key in made}
+
+
+CHANGES = """
+import sys
+from pathlib import Path
+from runstream.server.keys import create_key, revoke_key
+
+path, what, *ids = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.read()
+for id in ids:
+    if what == "create":
+        create_key(Path(path), ("runs:read",))
+    else:
+        revoke_key(Path(path), id)
+"""

@@ -49,6 +49,7 @@ from .http_codec import (
     encode_append,
     encode_json,
     encode_parts,
+    has_records,
     is_small,
     lease_body,
     read_appended,
@@ -127,10 +128,18 @@ class HttpLog:
         )
         answer = await self._transport.call("PUT", f"/runs/{run_id}", body=encode_json(body))
         opened = read_opened(answer.body)
-        if answer.unsure and not opened.created and opened.info.last_seq == 0:
+        if answer.unsure and not opened.created and not await self._has_begun(opened.info):
             # Our own first attempt created it; nobody has written its first record.
             return Opened(opened.info, opened.epoch, opened.number, created=True)
         return opened
+
+    async def _has_begun(self, info: RunInfo) -> bool:
+        """Whether the run has a record. (A child's are among those of its root.)"""
+        if info.last_seq == 0 or info.run_id == info.root_run_id:
+            return info.last_seq > 0
+        query = encode_events_query(EventsQuery(start=Start(last=1), limit=1))
+        answer = await self._transport.call("GET", _path(info.run_id, "/events"), query=query)
+        return has_records(answer.body)
 
     async def retain(self, run_id: str, retention: Retention | None) -> None:
         """As the contract says; of a run that has not ended. Raises InvalidInput: the server's log has

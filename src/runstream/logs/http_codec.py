@@ -133,6 +133,11 @@ def read_runs(answer: bytes) -> list[RunInfo]:
     return [run_info(body) for body in _decode(_RUNS, answer).runs]
 
 
+def has_records(answer: bytes) -> bool:
+    """Whether a page holds any."""
+    return bool(_decode(_PAGE, answer).records)
+
+
 def read_opened(answer: bytes) -> Opened:
     body = _decode(_OPENED, answer)
     return Opened(run_info(body.run), body.epoch, body.number, body.created)

@@ -13,8 +13,10 @@ import hmac
 import os
 import secrets
 import stat
+import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,9 @@ from ..events import check_name
 from .access import PERMISSIONS, Permission
 from .grant import Grant, RunPatterns
 from .watched_file import WatchedFile
+
+if sys.platform != "win32":  # there one command at a time
+    import fcntl
 
 PREFIX: Final = "rsk_"
 SECRET_BYTES: Final = 32
@@ -109,8 +114,9 @@ def create_key(
         float(int(time.time())),
         expires,
     )
-    keys = [*read_keys(path), key] if path.exists() else [key]
-    _write_keys(path, keys)
+    with _changing(path):
+        keys = [*read_keys(path), key] if path.exists() else [key]
+        _write_keys(path, keys)
     return f"{PREFIX}{key.id}_{secret}", key
 
 
@@ -126,11 +132,12 @@ def read_keys(path: Path) -> list[Key]:
 
 def revoke_key(path: Path, id: str) -> None:
     """Withdraw a key. Raises InvalidInput: there is none of that id, or the file cannot be written."""
-    keys = read_keys(path)
-    left = [key for key in keys if key.id != id]
-    if len(left) == len(keys):
-        raise InvalidInput(f"no key {id!r} in {path}")
-    _write_keys(path, left)
+    with _changing(path):
+        keys = read_keys(path)
+        left = [key for key in keys if key.id != id]
+        if len(left) == len(keys):
+            raise InvalidInput(f"no key {id!r} in {path}")
+        _write_keys(path, left)
 
 
 def _hash(secret: str) -> str:
@@ -154,11 +161,32 @@ def _index(text: bytes) -> dict[str, Key]:
     return found
 
 
+@contextlib.contextmanager
+def _changing(path: Path) -> Generator[None]:
+    """One at a time reads the file, changes it and writes it: who comes meanwhile waits.
+
+    By a lock on a file beside it, because the file itself is replaced. Raises InvalidInput.
+    """
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from None
+    try:
+        if path.exists():
+            _take_over(lock, path.stat())
+        if sys.platform != "win32":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)  # which gives the lock up
+
+
 def _write_keys(path: Path, keys: list[Key]) -> None:
     # Replaced as a whole, so that a server that reads meanwhile sees the old keys or the new ones.
     path = path.resolve()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as new:

@@ -16,8 +16,8 @@ from .log_lines import FIELDS
 # Where the app leaves the name of a request's principal.
 PRINCIPAL: Final = "runstream.principal"
 
-# Somebody may have put one where it doesn't belong.
-_TOKENS: Final = re.compile(r"rs[kt]_[\w.-]+")
+# Somebody may have put one where it doesn't belong: a key, a run token, a JWT.
+_TOKENS: Final = re.compile(r"rs[kt]_[\w.-]+|eyJ[\w-]*\.[\w.-]*")
 
 logger = logging.getLogger("runstream.requests")
 

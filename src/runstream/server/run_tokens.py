@@ -5,8 +5,10 @@ A token is a JWT (RFC 7519) under a secret of this server, behind a prefix that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -107,13 +109,19 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_or_make_secret(path: Path) -> bytes:
-    """The secret in the file, which is made, for its owner's eyes only, if it is not there."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    """The secret in the file, which is made, for its owner's eyes only, if it is not there.
+
+    Of servers that start at the same time all take the one that was there first.
+    """
+    if path.exists():
         return read_secret(path)
+    try:
+        # Written elsewhere first: nobody may meet a file that is there and empty.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as new:
+            new.write(secrets.token_urlsafe(SECRET_BYTES_MIN).encode() + b"\n")
+            new.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(new.name, path)
     except OSError as error:
         raise InvalidInput(f"cannot write the secret {path}: {error.strerror}") from None
-    with os.fdopen(file, "w", encoding="ascii") as opened:
-        opened.write(secrets.token_urlsafe(SECRET_BYTES_MIN) + "\n")
     return read_secret(path)
