@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .errors import InvalidInput, LogClosed, PositionGone, RunNotFound, RunstreamError
-from .log import Log, Page, Removes, RunInfo
+from .log import Log, Page, Removes, RunInfo, TellsLimits
 from .record import Cursor, now_us
 from .retention import NO_LIMITS, Retention, strictest
 
@@ -95,7 +95,7 @@ class Keeper:
         Raises what the log raises.
         """
         own: Mapping[str, Retention] = {}
-        if isinstance(self._log, Removes):
+        if isinstance(self._log, TellsLimits):
             own = await self._log.retained()
         seen: set[str] = set()
         async for info in self._runs(own.keys()):

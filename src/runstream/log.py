@@ -309,12 +309,17 @@ class Retains(Protocol):
 
 
 @runtime_checkable
-class Removes(Protocol):
-    """The ability of a log that is stored here to remove whole runs."""
+class TellsLimits(Protocol):
+    """The ability of a log that is stored here to tell of what `retain` has set."""
 
     async def retained(self) -> Mapping[str, Retention]:
         """The limits that were set, by the ids of root runs."""
         ...
+
+
+@runtime_checkable
+class Removes(Protocol):
+    """The ability to remove whole runs."""
 
     async def remove(self, run_id: str) -> None:
         """Remove a root run that has ended, with its children: as if it had never been.

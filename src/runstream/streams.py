@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from .errors import InvalidInput
 from .filter import Names, make_filter
 from .handler import Handler
-from .log import LIST_LIMIT_MAX, Log, RunInfo, Status
+from .log import LIST_LIMIT_MAX, Log, Removes, RunInfo, Status
 from .start import make_start
 from .subscription import Subscription
 
@@ -80,6 +81,19 @@ class Streams:
         async for page in self._pages(workflow, status, limit):
             runs += page
         return runs[:limit]
+
+    async def remove_run(self, run_id: str) -> None:
+        """Remove a root run that has ended, with its children: as if it had never been.
+
+        Who reads it meanwhile gets a gap. Cancelled, it leaves the run whole or shortened.
+
+        Raises:
+            RunNotFound: it is not there (any more).
+            InvalidInput: it has not ended, is a child, or this log cannot remove single runs.
+        """
+        if not isinstance(self.log, Removes):
+            raise InvalidInput("this log removes finished runs by itself alone")
+        await self.log.remove(run_id)
 
     async def _pages(
         self, workflow: str | None, status: Status | None, limit: int | None

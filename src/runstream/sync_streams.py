@@ -138,6 +138,9 @@ class SyncStreams:
     def info(self, run_id: str) -> RunInfo:
         return self._portal.call(self._streams.info(run_id))
 
+    def remove_run(self, run_id: str) -> None:
+        self._portal.call(self._streams.remove_run(run_id))
+
     def list_runs(
         self,
         *,

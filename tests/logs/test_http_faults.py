@@ -11,6 +11,7 @@ import pytest
 
 from programs import report
 from runstream import attach, connect, drain, process, publish, publisher_stats, start_run
+from runstream.errors import RunNotFound
 from runstream.filter import Filter
 from runstream.log import Producer
 from runstream.logs.http import HttpLog
@@ -109,6 +110,22 @@ async def test_a_child_whose_opening_got_no_reply_is_new_until_it_has_a_record(
             assert proxy.lost.is_set()
             assert opened.created is is_new
             await log.append(child, numbered(child, range(1)))
+        await log.aclose()
+
+
+async def test_a_removal_that_got_no_reply_is_done_once_and_a_second_one_is_told(
+    shared_server: ServerProcess,
+) -> None:
+    run_id = new_run_id()
+    async with proxy_to(shared_server.port) as proxy:
+        log = HttpLog(f"http://127.0.0.1:{proxy.port}")
+        await log.open(run_id, producer=None, workflow="nightly")
+        await log.append(run_id, [make_draft(run_id, "run.completed", {})], final=True)
+        proxy.lose_reply_to(f"DELETE /v1/runs/{run_id}".encode())
+        await log.remove(run_id)
+        assert proxy.lost.is_set()
+        with pytest.raises(RunNotFound):
+            await log.remove(run_id)
         await log.aclose()
 
 

@@ -189,7 +189,7 @@ def test_a_body_packed_in_another_way_is_refused(
         ("GET", "/v1/runs/..%2f..%2fetc", 404, "not_found"),
         ("GET", "/v1/runs/%ff", 400, "invalid_input"),
         ("GET", f"/v1/runs/{'x' * 129}", 400, "invalid_input"),
-        ("DELETE", "/v1/runs/x", 405, "method_not_allowed"),
+        ("DELETE", "/v1/runs/x/events", 405, "method_not_allowed"),
         ("POST", "/v1/runs", 405, "method_not_allowed"),
         ("BREW", "/healthz", 405, "method_not_allowed"),
     ],

@@ -29,7 +29,10 @@ from runstream.server.run_tokens import RunTokens, read_or_make_secret
 
 GUARDED = [route for route in ROUTES if route.permission is not None]
 JWT_SECRET = "the secret of an identity provider, for tests only"
-VERBS = ("open", "append", "read", "wait", "info", "renew", "release", "expire", "trim", "list")
+VERBS = (
+    *("open", "append", "read", "wait", "info", "renew", "release", "expire", "trim", "list"),
+    *("retain", "retained", "remove"),
+)
 
 
 class WatchedLog(MemoryLog):
@@ -108,7 +111,9 @@ def name(route: Route) -> str:
 
 
 def path_of(route: Route, run_id: str) -> str:
-    return route.pattern.replace("{run_id}", run_id).replace("{name}", "secret-workflow")
+    path = route.pattern.replace("{run_id}", run_id).replace("{workflow}", "secret-workflow")
+    assert "{" not in path, "a new variable part: say here what an intruder puts there"
+    return path
 
 
 async def ask(

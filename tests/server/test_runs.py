@@ -114,6 +114,27 @@ def test_trimmed_records_are_gone_and_numbers_go_on(
     assert (run["first_seq"], run["last_seq"]) == (3, 4)
 
 
+def test_a_run_that_has_ended_is_removed_with_its_children(
+    shared_server: ServerProcess, names: str
+) -> None:
+    child = f"{names}.child"
+    put(shared_server, names, workflow="w")
+    put(shared_server, child, workflow="w", parent_run_id=names)
+    for run_id, why in ((names, "only an ended run"), (child, "it goes with its root")):
+        answer = shared_server.call("DELETE", f"/v1/runs/{run_id}")
+        assert (answer.status, answer.json["code"]) == (400, "invalid_input")
+        assert why in answer.json["detail"]
+    end = {"events": [{"kind": "run.completed"}], "final": True}
+    assert post(shared_server, f"{names}/events", end).status == 200
+    removed = shared_server.call("DELETE", f"/v1/runs/{names}")
+    assert (removed.status, removed.body) == (204, b"")
+    for run_id in (names, child):
+        for method in ("GET", "DELETE"):
+            answer = shared_server.call(method, f"/v1/runs/{run_id}")
+            assert (answer.status, answer.json["code"]) == (404, "run_not_found")
+    assert put(shared_server, names, workflow="w").status == 201
+
+
 def test_cancel_and_signals_are_stored_for_the_process_that_runs_it(
     shared_server: ServerProcess, names: str
 ) -> None:

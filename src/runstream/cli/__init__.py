@@ -13,6 +13,7 @@ from .check import check
 from .demo import demo
 from .ls import ls
 from .options import Commands
+from .rm import rm
 from .run import run
 from .serve import serve
 from .tail import tail
@@ -37,7 +38,7 @@ def runstream() -> None:
     """Follow running Python workflows: live, durable, in order, from any terminal."""
 
 
-for command in (demo, run, tail, ls, serve, top, token, chat, check):
+for command in (demo, run, tail, ls, rm, serve, top, token, chat, check):
     runstream.add_command(command)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from collections.abc import Mapping
+from typing import Final
 
 from ..errors import InvalidInput, RunNotFound
-from ..log import Log, Removes, Retains
+from ..log import Log, Removes, Retains, TellsLimits
 from ..record import GAP
 from ..retention import Retention
 from .check import (
@@ -26,15 +27,21 @@ _LIMITS: Final = Retention(records=10, size_bytes=1000, age=60.0, after_end=1.5)
 
 
 def _removing(log: Log) -> Removes:
-    if not hasattr(log, "remove"):
+    if not isinstance(log, Removes):
         raise NotApplicable("this log removes finished runs by itself alone")
-    return cast(Removes, log)
+    return log
 
 
 def _retaining(log: Log) -> Retains:
-    if not (hasattr(log, "retain") and hasattr(log, "retained")):
+    if not isinstance(log, Retains):
         raise NotApplicable("this log has limits for all runs alone")
-    return cast(Retains, log)
+    return log
+
+
+async def _limits(log: Log) -> Mapping[str, Retention]:
+    if not isinstance(log, TellsLimits):
+        raise NotApplicable("this log does not tell of the limits of its runs")
+    return await log.retained()
 
 
 async def check_a_removed_run_is_as_if_it_had_never_been(open_log: OpenLog) -> None:
@@ -97,15 +104,13 @@ async def check_the_limits_of_a_run_are_remembered(open_log: OpenLog) -> None:
         await retaining.retain(run, Retention(records=1))
         await retaining.retain(child, _LIMITS)
         for handle in (log, other):
-            found = await _removing(handle).retained()
+            found = await _limits(handle)
             expect_equal(found.get(run), _LIMITS, "the limits")
             expect(child not in found, "a child has limits of its own")
         await retaining.retain(run, None)
-        expect(
-            run not in await _removing(other).retained(), "limits that were taken away are there"
-        )
+        expect(run not in await _limits(other), "limits that were taken away are there")
         await retaining.retain(run, _LIMITS)
         await log.append(run, [ending(run)], final=True)
         await _removing(log).remove(run)
-        expect(run not in await _removing(other).retained(), "a removed run has limits")
+        expect(run not in await _limits(other), "a removed run has limits")
         await refusal(retaining.retain(run, _LIMITS), RunNotFound, "limits for a removed run")

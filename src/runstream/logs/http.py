@@ -68,6 +68,7 @@ Pages = AsyncGenerator[list[Record], None]
 TOKEN_LENGTH_MAX: Final = 8192
 # Runs whose workflow and parent are remembered, for followers that begin: some hundred KB.
 ORIGINS_MAX: Final = 1024
+_NOT_FOUND: Final = 404
 _TOKEN: Final = re.compile(rf"[!-~]{{1,{TOKEN_LENGTH_MAX}}}")
 
 
@@ -260,6 +261,12 @@ class HttpLog:
         await self._transport.call(
             "POST", _path(run_id, "/trim"), body=encode_json(TrimRun(through))
         )
+
+    async def remove(self, run_id: str) -> None:
+        """As the contract says. A run of many records takes its time: after `LogUnavailable` the server
+        may still be at it.
+        """
+        await self._transport.call("DELETE", _path(run_id), done=_NOT_FOUND)
 
     async def list(
         self,

@@ -110,10 +110,12 @@ class Transport:
         body: bytes | None = None,
         repeatable: bool = True,
         wait_s: float | None = None,
+        done: int | None = None,
     ) -> Answer:
         """One request, made again while that is safe and the time for it is not over.
 
         `repeatable`: doing it twice is harmless. `wait_s`: the server answers only after that time.
+        `done`: a status that, after an attempt whose answer was lost, says that this one did it.
 
         Raises:
             LogUnavailable: no answer; without `repeatable` it may have been carried out all the same.
@@ -137,7 +139,7 @@ class Transport:
                     status, found, answer = await self._exchange(
                         link, method, url, body, headers, limit_s
                     )
-                if status < 300:  # noqa: PLR2004 - HTTP's own
+                if status < 300 or (unsure and status == done):  # noqa: PLR2004 - HTTP's own
                     return Answer(status, answer, unsure)
                 error = refusal(status, found, answer)
                 # Whoever is asked to come back later has not been served.

@@ -155,6 +155,14 @@ ROUTES: Final[tuple[Route, ...]] = (
         answers=(Reply(204, "Dropped"),),
     ),
     Route(
+        method="DELETE",
+        pattern=_RUN,
+        summary="Remove a root run that has ended, with its children",
+        cold=runs.remove_run,
+        permission="runs:write",
+        answers=(Reply(204, "Removed: as if it had never been"),),
+    ),
+    Route(
         method="POST",
         pattern=f"{_RUN}/cancel",
         summary="Ask the process that runs it to cancel a run",

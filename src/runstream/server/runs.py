@@ -26,7 +26,17 @@ from ..api import (
 )
 from ..errors import InvalidInput, RunNotFound
 from ..events import check_name
-from ..log import LIST_LIMIT_MAX, Lease, LeaseClaim, Log, Producer, Retains, RunInfo, Status
+from ..log import (
+    LIST_LIMIT_MAX,
+    Lease,
+    LeaseClaim,
+    Log,
+    Producer,
+    Removes,
+    Retains,
+    RunInfo,
+    Status,
+)
 from ..payload import encode_payload
 from ..publisher import new_producer_id
 from ..record import check_run_id, make_draft
@@ -156,6 +166,13 @@ async def act_on_lease(site: Site, _principal: Principal, request: Request) -> R
 async def trim_run(site: Site, _principal: Principal, request: Request) -> Response:
     asked = await _body(site, request, _TRIM)
     await site.log.trim(_run_id(request), through=asked.through)
+    return Response(status_code=204)
+
+
+async def remove_run(site: Site, _principal: Principal, request: Request) -> Response:
+    if not isinstance(site.log, Removes):
+        raise InvalidInput("the log of this server removes finished runs by itself alone")
+    await site.log.remove(_run_id(request))
     return Response(status_code=204)
 
 
