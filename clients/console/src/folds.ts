@@ -1,6 +1,6 @@
 /** Everything that a page shows of a run, folded from its records in order. */
 
-import { type Gap, isGap, type Item, StepFold, type StreamRecord, TaskFold, type TaskState, TextFold } from "../../typescript/src/index.js";
+import { type Gap, isGap, isTerminal, type Item, StepFold, type StreamRecord, TaskFold, type TaskState, TextFold } from "../../typescript/src/index.js";
 
 /** Records per second of the producers' clocks, for the chart. */
 const SECONDS_MAX = 7200;
@@ -15,7 +15,7 @@ interface SavedFolds {
   open: ReturnType<TaskFold["save"]>;
   tasks: [string, TaskState][];
   runs: StepFold["runs"];
-  rest: Pick<Folds, "lastSeq" | "cursor" | "gaps" | "questions" | "kinds" | "seconds" | "dropped" | "firstTime" | "lastTime">;
+  rest: Pick<Folds, "lastSeq" | "cursor" | "gaps" | "questions" | "kinds" | "seconds" | "dropped" | "firstTime" | "lastTime" | "begin" | "end" | "cancelAsked">;
 }
 
 export class Folds {
@@ -34,9 +34,17 @@ export class Folds {
   dropped = 0;
   firstTime = "";
   lastTime = "";
+  /** How the run began and ended: its input, its result or its error. */
+  begin: StreamRecord | undefined;
+  end: StreamRecord | undefined;
+  /** Somebody has asked the run to stop. */
+  cancelAsked: StreamRecord | undefined;
   #taskFold: TaskFold;
 
-  constructor(saved?: SavedFolds) {
+  constructor(
+    readonly runId: string,
+    saved?: SavedFolds,
+  ) {
     this.text = new TextFold(saved?.text);
     this.steps = new StepFold(saved?.runs);
     this.#taskFold = new TaskFold(saved?.open);
@@ -46,8 +54,8 @@ export class Folds {
 
   /** A copy that later records do not change. */
   save(): SavedFolds {
-    const { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime } = this;
-    const rest = { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime };
+    const { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime, begin, end, cancelAsked } = this;
+    const rest = { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime, begin, end, cancelAsked };
     return structuredClone({ text: this.text.save(), open: this.#taskFold.save(), tasks: [...this.tasks], runs: this.steps.runs, rest });
   }
 
@@ -64,9 +72,20 @@ export class Folds {
     this.steps.feed(item);
     const task = this.#taskFold.feed(item);
     if (task) this.tasks.set(`${item.run_id} ${task.id}`, task);
-    if (item.kind === "stream.dropped") this.dropped += Number((item.data as { count?: number })?.count ?? 0);
+    if (item.run_id === this.runId) this.#feedRun(item);
+    if (item.kind === "stream.dropped") this.#drop((item.data as { count?: unknown } | null)?.count);
     if (isQuestion(item)) this.questions.push({ record: item, answered: false });
     if (item.kind === "run.signal") this.#answer(item as StreamRecord<any>);
+  }
+
+  #feedRun(record: StreamRecord): void {
+    if (record.kind === "run.started") this.begin ??= record;
+    else if (record.kind === "run.cancel_requested") this.cancelAsked = record;
+    else if (isTerminal(record)) this.end = record;
+  }
+
+  #drop(count: unknown): void {
+    if (typeof count === "number") this.dropped += count;
   }
 
   #count(time: string): void {
@@ -79,8 +98,9 @@ export class Folds {
   }
 
   #answer(signal: StreamRecord<{ type?: string; event?: { [name: string]: unknown } }>): void {
-    if (!signal.data?.type?.endsWith("ResponseEvent")) return;
-    const event = signal.data.event ?? {};
+    const { type, event: given } = signal.data ?? {};
+    if (typeof type !== "string" || !type.endsWith("ResponseEvent")) return;
+    const event = given ?? {};
     const open = this.questions.filter((question) => !question.answered && question.record.run_id === signal.run_id);
     // What else a question says is said back by its answer.
     const meant = open.find(({ record }) => Object.entries(record.data).every(([name, value]) => name === "prefix" || JSON.stringify(event[name]) === JSON.stringify(value)));

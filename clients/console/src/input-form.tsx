@@ -30,7 +30,7 @@ function InputForm({ question }: { question: Question }) {
   return (
     <form className="question" onSubmit={(event) => { event.preventDefault(); void send(); }}>
       <label>
-        <span><b>{record.step ? inert(record.step) : "The run"} asks:</b> {inert(String(prefix))}</span>
+        <span><b>{record.step ? inert(record.step) : "The run"} asks:</b> {inert(prefix)}</span>
         <input value={answer} disabled={state === "sending" || state === "sent"} onChange={(event) => setAnswer(event.target.value)} />
       </label>
       <button type="submit" disabled={state === "sending" || state === "sent"}>Answer</button>

@@ -7,19 +7,44 @@ export interface Place {
   query: URLSearchParams;
 }
 
+/** Where somebody has gone to; not what `note` says. */
+let gone = location.hash;
+const listeners = new Set<() => void>();
+addEventListener("hashchange", () => {
+  gone = location.hash;
+  for (const listener of listeners) listener();
+});
+
 const subscribe = (listener: () => void) => {
-  addEventListener("hashchange", listener);
-  return () => removeEventListener("hashchange", listener);
+  listeners.add(listener);
+  return () => listeners.delete(listener);
 };
 
 export function usePlace(): Place {
-  const hash = useSyncExternalStore(subscribe, () => location.hash);
+  const hash = useSyncExternalStore(subscribe, () => gone);
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?");
-  return { parts: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { parts: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };
+}
+
+/** (An address that somebody has typed may be none.) */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 export const to = (...parts: string[]): string => `#/${parts.map(encodeURIComponent).join("/")}`;
 
+/** A record of a run, in the list. */
+export const recordHref = (runId: string, seq: number): string => `${to("runs", runId)}?tab=records&seq=${seq}`;
+
 export function go(href: string): void {
   location.hash = href;
+}
+
+/** The address of what is shown now, for who copies it; nothing moves, and Back does not stop here. */
+export function note(href: string): void {
+  history.replaceState(null, "", href);
 }

@@ -25,6 +25,8 @@ export interface Rows {
   count: number;
   /** Undefined: not here yet. */
   at: (row: number) => StreamRecord | undefined;
+  /** Where a record stands; a page of found ones does not say. */
+  rowOf: (seq: number) => number | undefined;
   /** Called with what is in view. */
   load: (from: number, to: number) => void;
   error: RunstreamError | undefined;
@@ -67,7 +69,7 @@ export function useAllRecords(model: RunModel): Rows {
         .finally(changed);
     }
   };
-  return { count: Math.max(last - first + 1, 0), at, load, error, more: undefined };
+  return { count: Math.max(last - first + 1, 0), at, rowOf: (seq) => Math.max(seq - first, 0), load, error, more: undefined };
 }
 
 /** One page, its records at their places even if the first ones are gone. */
@@ -106,5 +108,5 @@ export function useFoundRecords(runId: string, filter: RecordFilter): Rows {
   }, [runId, key, last]);
 
   const more = found.length >= last && last < FOUND_MAX ? () => setLast(Math.min(last * 4, FOUND_MAX)) : undefined;
-  return { count: found.length, at: (row) => found[row], load: () => {}, error, more };
+  return { count: found.length, at: (row) => found[row], rowOf: () => undefined, load: () => {}, error, more };
 }

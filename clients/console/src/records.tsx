@@ -8,6 +8,7 @@ import type { RunModel } from "./run-model.js";
 import { gapText } from "./gap-text.js";
 import { useVirtual } from "./virtual.js";
 import { clip, inert, json } from "./inert.js";
+import { note, recordHref, to as linkTo } from "./place.js";
 import { clock, count } from "./time.js";
 
 const ROW_HEIGHT = 26;
@@ -16,20 +17,24 @@ const SHOWN_MAX = 300;
 /** Of the payload, in the envelope, before a click shows all of it. */
 const ENVELOPE_MAX = 20_000;
 
-export function Records({ model }: { model: RunModel }) {
+export function Records({ model, seq }: { model: RunModel; seq: number | undefined }) {
   const [filter, setFilter] = useState<RecordFilter>({});
   const isFiltered = Object.keys(filter).length > 0;
   return (
     <div className="records">
       <FilterForm kinds={[...model.folds.kinds.keys()]} onChange={setFilter} />
       {model.folds.gaps.map((gap) => <p key={gap.cursor} className="gap">{gapText(gap.data)}</p>)}
-      {isFiltered ? <Found runId={model.runId} filter={filter} /> : <All model={model} />}
+      {isFiltered ? <Found runId={model.runId} filter={filter} /> : <All model={model} seq={seq} />}
     </div>
   );
 }
 
-const All = ({ model }: { model: RunModel }) => <List rows={useAllRecords(model)} follows={!model.replay} />;
-const Found = ({ runId, filter }: { runId: string; filter: RecordFilter }) => <List rows={useFoundRecords(runId, filter)} follows />;
+function All({ model, seq }: { model: RunModel; seq: number | undefined }) {
+  const rows = useAllRecords(model);
+  return <List runId={model.runId} rows={rows} follows={!model.replay} asked={seq === undefined ? undefined : rows.rowOf(seq)} />;
+}
+
+const Found = ({ runId, filter }: { runId: string; filter: RecordFilter }) => <List runId={runId} rows={useFoundRecords(runId, filter)} follows asked={undefined} />;
 
 function FilterForm({ kinds, onChange }: { kinds: string[]; onChange: (filter: RecordFilter) => void }) {
   const names = { kinds: "Kind", steps: "Step", topics: "Topic", correlationIds: "Correlation id" } as const;
@@ -53,12 +58,35 @@ function FilterForm({ kinds, onChange }: { kinds: string[]; onChange: (filter: R
   );
 }
 
-function List({ rows, follows }: { rows: Rows; follows: boolean }) {
+interface ListProps {
+  runId: string;
+  rows: Rows;
+  /** New rows are scrolled to while the end is in view. */
+  follows: boolean;
+  /** The row that the address names. */
+  asked: number | undefined;
+}
+
+function List({ runId, rows, follows, asked }: ListProps) {
   const virtual = useVirtual(rows.count, ROW_HEIGHT);
   const [selected, setSelected] = useState<StreamRecord | undefined>();
   const [row, setRow] = useState(-1);
-  const [isAtEnd, setIsAtEnd] = useState(true);
+  const [isAtEnd, setIsAtEnd] = useState(asked === undefined);
   const { from, to } = virtual;
+
+  const isThere = asked !== undefined && asked < rows.count;
+  useEffect(() => {
+    if (!isThere) return;
+    setRow(asked);
+    virtual.scrollTo(asked);
+  }, [asked, isThere]);
+  // (A row that has been walked to may not be here yet.)
+  const record = row < 0 ? undefined : rows.at(row);
+  useEffect(() => {
+    if (!record) return;
+    setSelected(record);
+    note(recordHref(runId, record.seq));
+  }, [row, record !== undefined, runId]);
 
   useEffect(() => rows.load(from, to));
   useEffect(() => {
@@ -68,7 +96,6 @@ function List({ rows, follows }: { rows: Rows; follows: boolean }) {
   const select = (next: number) => {
     const at = Math.min(Math.max(next, 0), rows.count - 1);
     setRow(at);
-    setSelected(rows.at(at));
     virtual.scrollTo(at);
   };
   const onKeyDown = (event: React.KeyboardEvent) => {
@@ -86,7 +113,7 @@ function List({ rows, follows }: { rows: Rows; follows: boolean }) {
         {count(rows.count)} records{!isAtEnd && follows && <> · <button type="button" onClick={() => setIsAtEnd(true)}>Follow the end</button></>}
         {rows.more && <> · <button type="button" onClick={rows.more}>Look further back</button></>}
       </p>
-      <div className={selected ? "split" : ""}>
+      <div className={selected ? "split" : "alone"}>
         <div
           ref={virtual.ref}
           className="list"
@@ -103,7 +130,7 @@ function List({ rows, follows }: { rows: Rows; follows: boolean }) {
             </div>
           </div>
         </div>
-        {selected && <Envelope key={selected.seq} record={selected} onClose={() => { setSelected(undefined); setRow(-1); }} />}
+        {selected && <Envelope key={selected.seq} record={selected} onClose={() => { setSelected(undefined); setRow(-1); note(`${linkTo("runs", runId)}?tab=records`); virtual.ref.current?.focus(); }} />}
       </div>
     </>
   );

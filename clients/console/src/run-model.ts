@@ -28,7 +28,7 @@ export class RunModel {
   info: RunInfo | undefined;
   state: ConnectionState = "connecting";
   error: RunstreamError | undefined;
-  folds = new Folds();
+  folds: Folds;
   /** The first seq that the folds have seen. */
   foldedFrom = 1;
   recent: StreamRecord[] = [];
@@ -45,7 +45,9 @@ export class RunModel {
   constructor(
     readonly streams: Streams,
     readonly runId: string,
-  ) {}
+  ) {
+    this.folds = new Folds(runId);
+  }
 
   /** What the views show: the replay if there is one. */
   get shown(): Folds {
@@ -84,7 +86,7 @@ export class RunModel {
   #forget(): void {
     this.#leave.abort();
     this.#leave = new AbortController();
-    this.folds = new Folds();
+    this.folds = new Folds(this.runId);
     this.recent = [];
     this.#copies = [];
   }
@@ -207,8 +209,8 @@ export class RunModel {
   #nearest(seq: number): Folds {
     const there = this.replay && !this.replay.isSeeking && this.replay.folds.lastSeq <= seq ? this.replay.folds : undefined;
     const copy = this.#copies.findLast((known) => known.seq <= seq);
-    if (there && there.lastSeq >= (copy?.seq ?? 0)) return new Folds(there.save());
-    return copy ? new Folds(structuredClone(copy.saved)) : new Folds();
+    if (there && there.lastSeq >= (copy?.seq ?? 0)) return new Folds(this.runId, there.save());
+    return new Folds(this.runId, copy && structuredClone(copy.saved));
   }
 
   // --- what is known of the run -----------------------------------------------------------------

@@ -1,56 +1,35 @@
 /** All runs, newest first, with their live status. */
 
-import { useCallback, useEffect, useMemo, useRef, useState } from "react";
-import type { RunInfo, RunstreamError, RunStatus } from "../../typescript/src/index.js";
+import { useEffect, useState } from "react";
+import type { RunInfo, RunStatus } from "../../typescript/src/index.js";
 import { Trouble } from "./trouble.js";
-import { asError } from "./run-model.js";
-import { streams } from "./session.js";
+import { useRunList } from "./run-list.js";
+import { serverNow } from "./session.js";
 import { Status } from "./status.js";
 import { to } from "./place.js";
 import { count, day, span } from "./time.js";
 import { inert } from "./inert.js";
 
 const STATUSES: RunStatus[] = ["running", "waiting", "stalled", "completed", "failed", "cancelled", "timed_out", "lost"];
-const PAGE = 100;
-/** The list has no stream of its own; a look every other second costs one small page. */
-const LOOK_MS = 2000;
+/** Rows drawn; who has more narrows the search. */
+const SHOWN_MAX = 1000;
 
 export function RunsView() {
-  const [runs, setRuns] = useState<RunInfo[] | undefined>();
-  const [next, setNext] = useState<string | null>(null);
-  const [error, setError] = useState<RunstreamError | undefined>();
   const [status, setStatus] = useState<RunStatus | "">("");
   const [workflow, setWorkflow] = useState("");
   const [search, setSearch] = useState("");
-  const more = useRef(0);
-
-  const load = useCallback(async () => {
-    try {
-      const asked = { limit: PAGE * (more.current + 1), ...(status && { status }), ...(workflow && { workflow }) };
-      const page = await streams.listRuns(asked);
-      setRuns(page.runs);
-      setNext(page.next);
-      setError(undefined);
-    } catch (problem) {
-      setError(asError(problem));
-    }
-  }, [status, workflow]);
-
-  useEffect(() => {
-    document.title = "Runs · Runstream";
-    void load();
-    const timer = setInterval(() => document.visibilityState === "visible" && void load(), LOOK_MS);
-    return () => clearInterval(timer);
-  }, [load]);
-
-  const workflows = useMemo(() => [...new Set(runs?.map((run) => run.workflow))].sort(), [runs]);
   const wanted = search.trim().toLowerCase();
-  const shown = runs?.filter((run) => !wanted || run.run_id.toLowerCase().includes(wanted) || run.workflow.toLowerCase().includes(wanted));
+  const list = useRunList({ ...(status && { status }), ...(workflow && { workflow }) }, wanted !== "");
+  const { runs } = list;
+  useEffect(() => void (document.title = "Runs · Runstream"), []);
+
+  const workflows = [...new Set([...(runs ?? []).map((run) => run.workflow), ...(workflow ? [workflow] : [])])].sort();
+  const found = runs?.filter((run) => !wanted || run.run_id.toLowerCase().includes(wanted) || run.workflow.toLowerCase().includes(wanted));
 
   return (
     <section>
       <h1>Runs</h1>
-      <form className="filters" role="search" onSubmit={(event) => event.preventDefault()}>
+      <form className="filters" role="search" aria-label="Find runs" onSubmit={(event) => event.preventDefault()}>
         <label>Search <input type="search" value={search} placeholder="run id or workflow" onChange={(event) => setSearch(event.target.value)} /></label>
         <label>
           Status{" "}
@@ -63,27 +42,29 @@ export function RunsView() {
           Workflow{" "}
           <select value={workflow} onChange={(event) => setWorkflow(event.target.value)}>
             <option value="">any</option>
-            {[...new Set([...workflows, ...(workflow ? [workflow] : [])])].map((one) => <option key={one}>{one}</option>)}
+            {workflows.map((one) => <option key={one} value={one}>{inert(one)}</option>)}
           </select>
         </label>
+        <span role="status" className="note">{found && wanted ? `${count(found.length)} found${list.isSearching ? ", still looking …" : ""}` : ""}</span>
       </form>
-      {error && <Trouble error={error} onRetry={load} />}
-      {shown?.length === 0 && <Empty filtered={Boolean(status || workflow || wanted)} />}
-      {shown && shown.length > 0 && (
+      {list.error && <Trouble error={list.error} onRetry={() => void list.load()} />}
+      {found?.length === 0 && !list.isSearching && !list.error && <Empty filtered={Boolean(status || workflow || wanted)} />}
+      {found && found.length > 0 && (
         <table className="runs">
           <thead>
-            <tr><th>Run</th><th>Workflow</th><th>Status</th><th className="number">Records</th><th>Began</th><th className="number">Took</th></tr>
+            <tr><th scope="col">Run</th><th scope="col">Workflow</th><th scope="col">Status</th><th scope="col" className="number">Records</th><th scope="col">Began</th><th scope="col" className="number">Took</th></tr>
           </thead>
-          <tbody>{shown.map((run) => <RunRow key={run.run_id} run={run} />)}</tbody>
+          <tbody>{found.slice(0, SHOWN_MAX).map((run) => <RunRow key={run.run_id} run={run} />)}</tbody>
         </table>
       )}
-      {next && <button type="button" onClick={() => { more.current += 1; void load(); }}>Show older runs</button>}
+      {found && found.length > SHOWN_MAX && <p className="note">The newest {count(SHOWN_MAX)} of {count(found.length)}.</p>}
+      {list.hasOlder && !wanted && <button type="button" onClick={() => void list.loadOlder()}>Show older runs</button>}
     </section>
   );
 }
 
 function RunRow({ run }: { run: RunInfo }) {
-  const took = (run.ended ? Date.parse(run.ended) : Date.now()) - Date.parse(run.created);
+  const took = (run.ended ? Date.parse(run.ended) : serverNow()) - Date.parse(run.created);
   return (
     <tr>
       <td><a href={to("runs", run.run_id)}><code>{run.run_id}</code></a>{run.parent_run_id && <small> in {run.parent_run_id}</small>}</td>

@@ -4,20 +4,11 @@ import { useEffect, useState } from "react";
 import type { RunstreamError, WorkflowInfo } from "../../typescript/src/index.js";
 import { Trouble } from "./trouble.js";
 import { asError } from "./run-model.js";
+import { Fields, JsonInput } from "./schema-form.js";
+import { initial, pruned, type Schema } from "./schema.js";
 import { streams } from "./session.js";
 import { go, to } from "./place.js";
 import { inert } from "./inert.js";
-
-interface Schema {
-  type?: string | string[];
-  title?: string;
-  description?: string;
-  default?: unknown;
-  enum?: unknown[];
-  properties?: { [name: string]: Schema };
-  required?: string[];
-  anyOf?: Schema[];
-}
 
 export function StartView({ workflow }: { workflow: string | undefined }) {
   const [known, setKnown] = useState<WorkflowInfo[] | undefined>();
@@ -29,14 +20,15 @@ export function StartView({ workflow }: { workflow: string | undefined }) {
   }, []);
   if (error) return <Trouble error={error} onRetry={() => { setError(undefined); load(); }} />;
   if (!known) return <p className="empty">…</p>;
-  const chosen = known.find(({ name }) => name === workflow);
+  const chosen = known.length === 1 ? known[0] : known.find(({ name }) => name === workflow);
   return (
     <section>
       <h1>Start a run</h1>
       {known.length === 0 && <p className="empty">This server starts no workflows. <code>runstream serve module:workflow</code> gives it one.</p>}
+      {workflow && !chosen && known.length > 0 && <p role="alert" className="bad">This server does not start {inert(workflow)}. It starts:</p>}
       <ul className="workflows">
         {known.map(({ name, description }) => (
-          <li key={name}><a href={to("start", name)} aria-current={name === workflow ? "true" : undefined}><b>{inert(name)}</b></a> {inert(description)}</li>
+          <li key={name}><a href={to("start", name)} aria-current={name === chosen?.name ? "true" : undefined}><b>{inert(name)}</b></a> <span className="about">{inert(description)}</span></li>
         ))}
       </ul>
       {chosen && <StartForm key={chosen.name} workflow={chosen} />}
@@ -46,81 +38,54 @@ export function StartView({ workflow }: { workflow: string | undefined }) {
 
 function StartForm({ workflow }: { workflow: WorkflowInfo }) {
   const schema = workflow.input_schema as Schema;
-  const fields = Object.entries(schema.properties ?? {});
-  const required = new Set(schema.required);
-  const [texts, setTexts] = useState<{ [name: string]: string }>(() => Object.fromEntries(fields.map(([name, field]) => [name, textOf(field.default)])));
+  const hasFields = Object.keys(schema.properties ?? {}).length > 0;
+  const [input, setInput] = useState<unknown>(() => initial(schema, schema, true) ?? {});
+  const [isJson, setIsJson] = useState(!hasFields);
   const [runId, setRunId] = useState("");
   const [problem, setProblem] = useState("");
+  const [isSending, setIsSending] = useState(false);
   const start = async () => {
+    setProblem("");
+    setIsSending(true);
     try {
-      const input: { [name: string]: unknown } = {};
-      for (const [name, field] of fields) {
-        const text = texts[name] ?? "";
-        if (text !== "" || (required.has(name) && typeOf(field) === "string")) input[name] = valueOf(name, field, text);
-      }
-      const handler = await streams.startRun(workflow.name, input, runId ? { runId } : {});
+      const handler = await streams.startRun(workflow.name, pruned(input ?? {}) as object, runId ? { runId } : {});
       go(to("runs", handler.runId));
     } catch (error) {
-      setProblem(error instanceof SyntaxError ? error.message : asError(error).message);
+      setProblem(asError(error).message);
+      setIsSending(false);
     }
   };
   return (
-    <form className="start" onSubmit={(event) => { event.preventDefault(); void start(); }}>
-      {fields.map(([name, field]) => (
-        <Field key={name} name={name} field={field} isRequired={required.has(name)} text={texts[name] ?? ""} onChange={(text) => setTexts({ ...texts, [name]: text })} />
-      ))}
-      <label>Run id <input value={runId} placeholder="chosen by the server" pattern="[A-Za-z0-9][A-Za-z0-9._:~\-]{0,127}" onChange={(event) => setRunId(event.target.value)} /></label>
-      <button type="submit">Start {inert(workflow.name)}</button>
-      {problem && <p role="alert" className="bad">{problem}</p>}
+    <form className="start" aria-label={`Start ${inert(workflow.name)}`} onSubmit={(event) => { event.preventDefault(); void start(); }}>
+      {isJson ? (
+        <div className="field">
+          <label htmlFor="field-input">Input</label>
+          <JsonInput id="field-input" required={false} rows={12} value={pruned(input)} onChange={setInput} />
+          <small>{hasFields ? "as JSON" : "any object, as JSON"}</small>
+        </div>
+      ) : (
+        <Fields path="" schema={schema} root={schema} value={input} onChange={setInput} />
+      )}
+      <div className="field">
+        <label htmlFor="run-id">Run id</label>
+        <input id="run-id" value={runId} placeholder="chosen by the server" pattern="[A-Za-z0-9][A-Za-z0-9._:~\-]{0,127}" title="Letters, digits and . _ : ~ -, at most 128" onChange={(event) => setRunId(event.target.value)} />
+      </div>
+      <div className="actions">
+        <button type="submit" disabled={isSending}>Start {inert(workflow.name)}</button>
+        {hasFields && <button type="button" onClick={() => setIsJson(!isJson)}>{isJson ? "Edit as a form" : "Edit as JSON"}</button>}
+      </div>
+      <Problem text={problem} />
     </form>
   );
 }
 
-interface FieldProps {
-  name: string;
-  field: Schema;
-  isRequired: boolean;
-  text: string;
-  onChange: (text: string) => void;
-}
-
-function Field({ name, field, isRequired, text, onChange }: FieldProps) {
-  const shared = { id: `field-${name}`, value: text, required: isRequired, "aria-describedby": `about-${name}` };
-  const change = (event: { target: { value: string } }) => onChange(event.target.value);
-  const type = typeOf(field);
+/** What the server says of the input: one fault, or several in one line. */
+function Problem({ text }: { text: string }) {
+  if (!text) return null;
+  const faults = text.split("; ");
   return (
-    <div className="field">
-      <label htmlFor={shared.id}>{inert(field.title ?? name)}{isRequired && " *"}</label>
-      {field.enum ? (
-        <select {...shared} onChange={change}><option value="" />{field.enum.map((one) => <option key={String(one)}>{textOf(one)}</option>)}</select>
-      ) : type === "boolean" ? (
-        <select {...shared} onChange={change}><option value="" /><option>true</option><option>false</option></select>
-      ) : type === "integer" || type === "number" ? (
-        <input {...shared} type="number" step={type === "integer" ? 1 : "any"} onChange={change} />
-      ) : type === "string" ? (
-        <input {...shared} onChange={change} />
-      ) : (
-        <textarea {...shared} rows={3} placeholder="JSON" onChange={change} />
-      )}
-      <small id={`about-${name}`}>{inert(field.description ?? (type === "json" ? "as JSON" : type))}</small>
+    <div role="alert" className="trouble">
+      {faults.length === 1 ? <p>{inert(text)}</p> : <ul>{faults.map((fault) => <li key={fault}>{inert(fault)}</li>)}</ul>}
     </div>
   );
 }
-
-/** What kind of field a schema gets; `json` for all that a simple one cannot hold. */
-function typeOf(schema: Schema): "string" | "integer" | "number" | "boolean" | "json" {
-  const types = schema.anyOf ? schema.anyOf.map((one) => one.type) : [schema.type].flat();
-  const found = types.filter((one) => one !== "null");
-  return found.length === 1 && ["string", "integer", "number", "boolean"].includes(String(found[0])) ? (found[0] as "string") : "json";
-}
-
-function valueOf(name: string, field: Schema, text: string): unknown {
-  if (typeOf(field) === "string") return text;
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new SyntaxError(`${name}: not JSON: ${text}`);
-  }
-}
-
-const textOf = (value: unknown): string => (value === undefined || value === null ? "" : typeof value === "string" ? value : JSON.stringify(value));

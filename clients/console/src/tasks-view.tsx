@@ -2,7 +2,7 @@
 
 import type { RunModel } from "./run-model.js";
 import { Status } from "./status.js";
-import { clip, inert, json } from "./inert.js";
+import { clip, errorText, inert, json } from "./inert.js";
 import { count } from "./time.js";
 
 const TASKS_MAX = 100;
@@ -17,7 +17,7 @@ export function TasksView({ model }: { model: RunModel }) {
       {tasks.slice(-TASKS_MAX).reverse().map((task) => (
         <article key={`${task.record.run_id} ${task.id}`} className="task">
           <h3><bdi>{inert(task.type)}</bdi> <Status status={task.status} /> <small>version {count(task.version)}, record {count(task.record.seq)}</small></h3>
-          {task.error && <p className="bad">{inert(`${task.error.type}: ${task.error.message}`)}</p>}
+          {task.error && <p className="bad">{errorText(task.error)}</p>}
           <pre>{clip(json(task.state, 2), SHOWN_MAX)}</pre>
         </article>
       ))}
