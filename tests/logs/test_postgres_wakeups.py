@@ -15,6 +15,7 @@ from runstream.conformance.check import collect, ending, kinds_of, new_name, not
 from runstream.logs import open_log
 from runstream.logs.postgres_watcher import PAYLOAD_BYTES_MAX, Tails, as_news, as_payloads
 from services.postgres import PostgresServer
+from services.proxy import proxy_to
 
 # A guard against hanging.
 HANG_S = 60
@@ -38,17 +39,17 @@ def test_news_fit_into_notifications_and_come_back_whole() -> None:
 
 def test_what_is_known_of_a_stream_counts_only_while_every_commit_is_told() -> None:
     tails = Tails()
-    assert tails.saw(("run", "gen", 3, False))
+    assert tails.saw("run", ("run", "gen", 3, False))
     assert tails.get("run") is None
     tails.forget(told=True)
-    assert tails.saw(("run", "gen", 3, False))
-    assert not tails.saw(("run", "gen", 2, False))
+    assert tails.saw("run", ("run", "gen", 3, False))
+    assert not tails.saw("run", ("run", "gen", 2, False))
     tails.heard([("run", "gen", 5), ("unasked", "gen", 9), ("run", "gen", 4)])
     assert tails.get("run") == ("run", "gen", 5, False)
     assert not tails.knows("unasked")
     tails.heard([("run", "another", 1)])
     assert tails.get("run") is None
-    tails.saw(("run", "gen", 3, False))
+    tails.saw("run", ("run", "gen", 3, False))
     tails.forget(told=False)
     assert tails.get("run") is None
 
@@ -70,6 +71,37 @@ async def test_what_nobody_told_is_found_by_looking(postgres_server: PostgresSer
         )
         await asyncio.to_thread(server.sql, silent, drafts)
         assert kinds_of(await following) == ["run.completed"]
+        await log.aclose()
+
+
+OPEN_SILENTLY = (
+    "WITH new AS (SELECT nextval(pg_get_serial_sequence('runstream.run', 'id')) AS id)"
+    " INSERT INTO runstream.run (id, run_id, root, workflow, status, generation, first_seq, last_seq,"
+    " created, epoch, counter, lease_s, grace_s, revision)"
+    " SELECT id, %s, CASE WHEN %s THEN id ELSE (SELECT root FROM runstream.run WHERE run_id = 'there') END,"
+    " 'w', 'running', 'a', 1, 0, 0, 0, 0, 0, 0, 0 FROM new"
+)
+
+
+@pytest.mark.parametrize("is_root", [True, False], ids=["root", "child"])
+async def test_a_run_that_is_opened_just_before_the_first_look_ends_a_wait(
+    postgres_server: PostgresServer, is_root: bool
+) -> None:
+    server = postgres_server
+    listening = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN %%'"
+    async with proxy_to(server.port) as proxy, asyncio.timeout(HANG_S):
+        log = await asyncio.to_thread(open_log, server.url_at(proxy.port))
+        await log.open("there", producer=None, workflow="nightly")
+        while not await asyncio.to_thread(server.sql, listening):
+            await log.wait("there", after=0, timeout=0.01)
+        proxy.hold()
+        waiting = asyncio.ensure_future(log.wait(RUN, after=0, timeout=10 * HANG_S))
+        await asyncio.sleep(0)
+        # Its first look is under way; and whoever opens the run dies before it can tell.
+        await asyncio.to_thread(server.sql, OPEN_SILENTLY, RUN, is_root)
+        proxy.flow()
+        await waiting
+        assert (await log.info(RUN)).run_id == RUN
         await log.aclose()
 
 

@@ -157,26 +157,33 @@ class PostgresLog:
         return await self._read(lambda line: postgres_read.read_page(line, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
-        root_run_id = run_id
         with self._bell.listen(run_id) as listener:
             # Not before listening: whoever closes the log rings once.
             self._check_open()
             self._portal.call_soon(self._watcher.watch)
-            tail = self._watcher.tails.get(run_id) or await self._tail(run_id)
-            if tail is not None:
-                root_run_id = tail[0]
+            tail = self._watcher.tails.get(run_id)
+            if tail is None:
+                tail, is_news = await self._tail(run_id)
+                if is_news:
+                    # It may have been opened since the call, which the caller wants to hear.
+                    self._check_open()
+                    return
+            root_run_id = run_id if tail is None else tail[0]
             if root_run_id == run_id and (tail is None or not _is_behind(tail, after)):
                 await listener.wait(timeout)
         if root_run_id != run_id:
             await self.wait(root_run_id, after=after, timeout=timeout)
         self._check_open()
 
-    async def _tail(self, run_id: str) -> Tail | None:
+    async def _tail(self, run_id: str) -> tuple[Tail | None, bool]:
+        """How far the run's stream has got, and whether that is news to this process."""
         found = await self._read(lambda line: postgres_read.tails(line, [run_id]))
         tail = found.get(run_id)
-        if tail is not None:
-            self._watcher.tails.saw(tail)
-        return tail
+        is_news = tail is not None and self._watcher.tails.saw(run_id, tail)
+        if is_news:
+            # Nobody may have told it; then whoever else waits would not find it by looking any more.
+            self._bell.ring([run_id])
+        return tail, is_news
 
     async def info(self, run_id: str) -> RunInfo:
         return await self._read(lambda line: postgres_read.get_info(line, run_id))

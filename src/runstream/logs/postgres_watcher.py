@@ -49,7 +49,7 @@ GONE: Final = "-"
 
 
 class Tails:
-    """How far streams have got, as far as this process knows; by root run id. Safe for any thread."""
+    """How far the streams of runs have got, as far as this process knows. Safe for any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,14 +66,14 @@ class Tails:
         with self._lock:
             return run_id in self._tails
 
-    def saw(self, tail: Tail) -> bool:
+    def saw(self, run_id: str, tail: Tail) -> bool:
         """Remember a look at the log; True if it is news."""
         with self._lock:
-            known = self._tails.get(tail[0])
+            known = self._tails.get(run_id)
             if known is not None and known[1] == tail[1] and known[2:] >= tail[2:]:
                 return False
-            self._tails[tail[0]] = tail
-            self._tails.move_to_end(tail[0])
+            self._tails[run_id] = tail
+            self._tails.move_to_end(run_id)
             if len(self._tails) > STREAMS_MAX:
                 self._tails.popitem(last=False)
             return True
@@ -88,7 +88,7 @@ class Tails:
                 if known[1] != generation:
                     del self._tails[run_id]
                 elif seq > known[2]:
-                    self._tails[run_id] = (run_id, generation, seq, known[3])
+                    self._tails[run_id] = (known[0], generation, seq, known[3])
 
     def forget(self, run_ids: Iterable[str] | None = None, *, told: bool | None = None) -> None:
         """Forget some streams, or all; `told`: whether we hear of every commit from now on."""
@@ -231,8 +231,7 @@ class Watcher:
             if tail is None:
                 if self.tails.knows(run_id):
                     news.append(run_id)  # it was there, and has been removed
-            elif self.tails.saw(tail) or tail[0] != run_id:
-                # (Who waits for a run that is a child did not know so: now it can.)
+            elif self.tails.saw(run_id, tail):
                 news.append(run_id)
         self.tails.forget(run_id for run_id in news if run_id not in there)
         self._bell.ring(news)
