@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from command_process import run_command
 from runstream import Retention, connect, publish, start_run
 from runstream.errors import InvalidInput, RunNotFound
 from runstream.logs import open_log
 from runstream.logs.memory import MemoryLog
 from runstream.process import close_publishers
-from runstream.record import make_draft
+from runstream.record import make_draft, now_us
+from runstream.run import new_run_id
 from runstream.settings import read_settings
+from runstream.wire import rfc3339
 from server_process import running_server
 
 
@@ -30,6 +33,32 @@ async def test_a_run_keeps_its_own_limits_while_its_process_runs_it(tmp_path: Pa
         async with asyncio.timeout(60):
             while (await streams.info(run.run_id)).first_seq < 90:
                 await asyncio.sleep(0.02)
+    close_publishers()
+
+
+@pytest.mark.parametrize("engine", ["redis_url", "postgres_url", "nats_url"])
+@pytest.mark.parametrize("of_run", [True, False])
+@pytest.mark.allow_blocking  # the drivers are imported
+async def test_on_an_engine_that_many_share_a_process_keeps_the_limits_of_the_runs_it_holds(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, engine: str, of_run: bool
+) -> None:
+    url: str = request.getfixturevalue(engine)
+    if not of_run:
+        monkeypatch.setenv("RUNSTREAM_RETENTION_RECORDS", "10")
+    async with connect(url) as streams:
+        another = new_run_id()
+        await streams.log.open(another, producer=None, workflow="w")
+        drafts = [make_draft(another, "note", {"n": number}) for number in range(100)]
+        await streams.log.append(another, drafts)
+        limits = Retention(records=10) if of_run else None
+        async with start_run("w", url=url, retention=limits) as run:
+            for number in range(100):
+                publish({"n": number})
+            async with asyncio.timeout(60):
+                while (await streams.info(run.run_id)).first_seq < 90:
+                    await asyncio.sleep(0.02)
+        # Whoever runs that one will look after it.
+        assert (await streams.info(another)).first_seq == 1
     close_publishers()
 
 
@@ -142,3 +171,31 @@ def test_a_client_sets_the_limits_of_its_run_through_the_server(
                 publish({"n": number})
             until(lambda: server.call("GET", f"/v1/runs/{run.run_id}").json["first_seq"] >= 40)
         close_publishers()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "first_seq"),
+    # The environment allows 9 of the 10 records.
+    [("--keep-records", "5", 6), ("--keep-bytes", "30", 8), ("--keep-for", "1h", 10)],
+)
+def test_a_server_is_told_how_much_to_keep(
+    tmp_path: Path, sqlite_url: str, option: str, value: str, first_seq: int
+) -> None:
+    with running_server(
+        tmp_path, sqlite_url, option, value, RUNSTREAM_RETENTION_RECORDS="9"
+    ) as server:
+        assert server.call("PUT", "/v1/runs/r", {"workflow": "w"}).status == 201
+        two_hours_ago = rfc3339(now_us() - 7200 * 1_000_000)
+        event = {"kind": "note", "data": "9 bytes", "time": two_hours_ago}
+        events = {"events": [event] * 10}
+        assert server.call("POST", "/v1/runs/r/events", events).status == 200
+        until(lambda: server.call("GET", "/v1/runs/r").json["first_seq"] == first_seq)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--keep-records", "0"), ("--keep-bytes", "1GB"), ("--keep-for", "soon")]
+)
+def test_a_limit_that_cannot_be_is_explained(sqlite_url: str, option: str, value: str) -> None:
+    ended = run_command(sqlite_url, "serve", option, value)
+    assert ended.returncode == 2
+    assert option in ended.stderr

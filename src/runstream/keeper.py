@@ -55,7 +55,8 @@ def _nothing(_count: int) -> None:
 class Keeper:
     """Keeps the runs of a log within limits: its own, for all runs, and those that single runs have.
 
-    `on_trimmed` and `on_removed` are told how many records and runs went.
+    With `only`, of those that it names; `on_trimmed` and `on_removed` are told how many records and runs
+    went.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Keeper:
         log: Log,
         retention: Retention,
         *,
+        only: Callable[[], Collection[str]] | None = None,
         on_trimmed: Callable[[int], None] = _nothing,
         on_removed: Callable[[int], None] = _nothing,
     ) -> None:
         self._log = log
         self._retention = retention
+        self._only = only
         self._on_trimmed = on_trimmed
         self._on_removed = on_removed
         self._sizes: dict[str, _Sizes] = {}
@@ -98,7 +101,7 @@ class Keeper:
         if isinstance(self._log, TellsLimits):
             own = await self._log.retained()
         seen: set[str] = set()
-        async for info in self._runs(own.keys()):
+        async for info in self._runs(own):
             if info.run_id != info.root_run_id or info.run_id in seen:
                 continue
             seen.add(info.run_id)
@@ -111,9 +114,9 @@ class Keeper:
             for gone in remembered.keys() - seen:
                 del remembered[gone]
 
-    async def _runs(self, own: Collection[str]) -> AsyncGenerator[RunInfo, None]:
-        if self._retention.is_empty:
-            for run_id in own:
+    async def _runs(self, own: Mapping[str, Retention]) -> AsyncGenerator[RunInfo, None]:
+        if self._only is not None or self._retention.is_empty:
+            for run_id in own.keys() if self._only is None else list(self._only()):
                 try:
                     yield await self._log.info(run_id)
                 except RunNotFound:

@@ -28,7 +28,7 @@ from .errors import (
     Unauthorized,
 )
 from .keeper import Keeper
-from .log import Appended, FetchesAppends, Log, Opened, PendingAppend
+from .log import Appended, FetchesAppends, Log, Opened, PendingAppend, TellsLimits
 from .logs import is_embedded, with_secrets_hidden
 from .loop_watch import LoopWatch
 from .outbox import Outbox
@@ -262,13 +262,16 @@ class Publisher:
         self._keepers[run_id] = asyncio.ensure_future(self._keep(run_id, opened, outbox))
 
     def keep_limits(self, *, of_run: bool) -> None:
-        """Enforce limits on the runs of a log that this process itself stores: those of the settings,
-        and those of single runs (`of_run`: there is one now). In the portal's loop; once is enough.
+        """Enforce limits: those of the settings, and those of single runs (`of_run`: there is one now).
+
+        On all runs of a log that this process itself stores; of an engine that many share, on the runs
+        that this process holds (a server does it for its log). In the portal's loop; once is enough.
         """
-        if not self.in_process or self._limits is not None:
+        if self._limits is not None or not isinstance(self.log, TellsLimits):
             return
         if of_run or not self._settings.retention.is_empty:
-            keeper = Keeper(self.log, self._settings.retention)
+            only = None if self.in_process else self._keepers.keys
+            keeper = Keeper(self.log, self._settings.retention, only=only)
             self._limits = asyncio.ensure_future(keeper.keep())
 
     def drop_lease(self, run_id: str) -> None:

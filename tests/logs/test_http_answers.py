@@ -368,6 +368,9 @@ async def test_a_body_is_compressed_on_its_way_to_another_machine_if_that_pays()
         await far.aclose()
         packed = [request.headers.get("content-encoding") for request in server.requests]
         assert packed == [None, None, "gzip"]
+        # So are answers, if the server likes to.
+        asked = [request.headers["accept-encoding"] for request in server.requests]
+        assert asked == ["identity", "gzip", "gzip"]
         sent = json.loads(gzip.decompress(server.requests[2].body))
         assert sent["events"][0]["data"] == {"t": "x" * GZIP_BYTES_MIN}
 

@@ -10,7 +10,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from ..errors import RunstreamError
+from ..errors import InvalidInput, RunstreamError
+from ..time_span import parse_time_span
 from .exit_codes import INTERRUPTED, READER_GONE, exit_code_of_error
 from .terminal import harmless
 
@@ -24,6 +25,16 @@ url_option = click.option(
     help="The log, such as sqlite:events.db. Default: RUNSTREAM_URL, else the log in your user data "
     "folder, where runs without a configuration are stored too.",
 )
+
+
+def in_seconds(
+    _context: click.Context, parameter: click.Parameter, value: str | None
+) -> float | None:
+    """The callback of an option that takes a time: 90s, 10m, 12h, 7d."""
+    try:
+        return None if value is None else parse_time_span(value)
+    except InvalidInput as error:
+        raise click.BadParameter(str(error), param=parameter) from None
 
 
 def debug_option(command: F) -> F:

@@ -10,8 +10,9 @@ import click
 
 from ..errors import InvalidInput
 from ..logs import with_secrets_hidden
-from ..settings import read_settings
-from .options import debug_option, url_option
+from ..retention import Retention
+from ..settings import LIMIT_MAX, read_settings
+from .options import debug_option, in_seconds, url_option
 from .target import load_target
 
 EXAMPLES: Final = """\b
@@ -73,6 +74,24 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="ORIGIN",
     help="Pages of this origin may call the server; may be given several times.",
 )
+@click.option(
+    "--keep-records",
+    type=click.IntRange(1, LIMIT_MAX),
+    metavar="N",
+    help="Keep the newest N records of each run.",
+)
+@click.option(
+    "--keep-bytes",
+    type=click.IntRange(1, LIMIT_MAX),
+    metavar="N",
+    help="Keep the newest N bytes of each run's payloads.",
+)
+@click.option(
+    "--keep-for",
+    callback=in_seconds,
+    metavar="TIME",
+    help="Keep each record for 12h, 7d … (Ended runs go as a whole: ?retention=30d in the log's URL.)",
+)
 @click.option("--no-streaming", is_flag=True, help="Switch streaming off: event routes answer 501.")
 @click.option(
     "--log-level",
@@ -130,7 +149,12 @@ def serve(
         options=site.ServerOptions(
             streaming=not options["no_streaming"],
             cors_origins=cors_origins,
-            retention=settings.retention,
+            # What is given here counts instead of the environment's.
+            retention=Retention(
+                records=options["keep_records"] or settings.retention.records,
+                size_bytes=options["keep_bytes"] or settings.retention.size_bytes,
+                age=options["keep_for"] or settings.retention.age,
+            ),
         ),
         access=access,
         workflows=[load_target(target) for target in targets],

@@ -17,9 +17,8 @@ from ..api import V1, RunToken, TokenRequest
 from ..errors import InvalidInput
 from ..record import check_run_id
 from ..settings import read_settings
-from ..time_span import parse_time_span
 from .ls import roughly
-from .options import Commands, debug_option, url_option
+from .options import Commands, debug_option, in_seconds, url_option
 from .server_call import call_server
 from .terminal import harmless, make_console
 
@@ -41,15 +40,6 @@ workflows; metrics read /metrics; admin all of these.
 """
 
 _SCOPES: Final = ("runs:read", "runs:write", "runs:start", "metrics", "admin")
-
-
-def _seconds(
-    _context: click.Context, parameter: click.Parameter, value: str | None
-) -> float | None:
-    try:
-        return None if value is None else parse_time_span(value)
-    except InvalidInput as error:
-        raise click.BadParameter(str(error), param=parameter) from None
 
 
 _keys_option = click.option(
@@ -88,7 +78,9 @@ def token() -> None:
     help="Only this run, or all whose id begins so: 'team-a-*'. May be given several times.",
 )
 @click.option("--name", default="", metavar="TEXT", help="Whose key it is, for the list.")
-@click.option("--expires", callback=_seconds, metavar="TIME", help="For 12h, 90d …; else for good.")
+@click.option(
+    "--expires", callback=in_seconds, metavar="TIME", help="For 12h, 90d …; else for good."
+)
 @debug_option
 def create_key(
     keys_file: Path,
@@ -156,7 +148,7 @@ def revoke(keys_file: Path, key_id: str) -> None:
 @token.command()
 @click.argument("run_id", metavar="RUN")
 @click.option(
-    "--ttl", callback=_seconds, metavar="TIME", help="How long it lives: 90s, 10m … Default: 15m."
+    "--ttl", callback=in_seconds, metavar="TIME", help="How long it lives: 90s, 10m … Default: 15m."
 )
 @url_option
 @debug_option

@@ -28,6 +28,7 @@ from .bodies import Body
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
+from .packing import packing
 from .request_log import PRINCIPAL, log_request
 from .retention import enforce_retention
 from .route import RUN_ID, Route
@@ -240,7 +241,7 @@ class App:
         elif route.cold is not None:
             scope["path_params"] = parts
             response = await route.cold(site, principal, Request(scope, receive))
-            await response(scope, receive, send)
+            await response(scope, receive, packing(scope, send))
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -25,6 +25,7 @@ from .access import Principal
 from .answers import Refused, send_body
 from .events_page import PageFollower
 from .followers import Follower
+from .packing import packing
 from .site import Site
 from .stream_follower import StreamFollower
 from .stream_format import LineFormat, SseFormat, StreamFormat
@@ -63,7 +64,7 @@ async def follow_events(
         info = await site.log.info(info.root_run_id)
     position = await first_position(site.log, info, query.start, query.filter)
     if form is None:
-        await _send_page(site, info, position, query, receive, send)
+        await _send_page(site, info, position, query, receive, packing(scope, send))
         return
     if position.seq > info.last_seq:
         # Raises, unless there are more records by now.

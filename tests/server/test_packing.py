@@ -1,0 +1,99 @@
+"""Whole answers are packed for those who ask for it, where that pays; streams never are."""
+
+from __future__ import annotations
+
+import gzip
+import secrets
+
+import pytest
+
+from runstream.logs.http import HttpLog
+from runstream.record import Cursor
+from runstream.server.packing import IN_LOOP_BYTES_MAX
+from server_process import Reply, ServerProcess, server, shared_server
+
+__all__ = ["server", "shared_server"]
+
+PAGE = "application/json"
+
+
+@pytest.fixture(scope="module")
+def run(shared_server: ServerProcess) -> str:
+    """A run whose page is too long to be packed in the event loop."""
+    name = secrets.token_hex(8)
+    shared_server.call("PUT", f"/v1/runs/{name}", {"workflow": "w"})
+    events = [{"kind": "note", "data": {"n": n, "text": "lorem ipsum " * 20}} for n in range(300)]
+    stored = shared_server.call("POST", f"/v1/runs/{name}/events", {"events": events})
+    assert stored.json["last_seq"] == 300
+    return name
+
+
+def get(server: ServerProcess, path: str, encoding: str | None, accept: str = PAGE) -> Reply:
+    headers = {"accept": accept} | ({} if encoding is None else {"accept-encoding": encoding})
+    return server.call("GET", path, headers=headers)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, deflate, br, zstd", "br;q=1.0, GZIP; q=0.1"])
+@pytest.mark.parametrize("query", ["", "?limit=10"])
+def test_a_page_is_packed_for_who_asks_for_it(
+    shared_server: ServerProcess, run: str, encoding: str, query: str
+) -> None:
+    path = f"/v1/runs/{run}/events{query}"
+    plain, packed = get(shared_server, path, None), get(shared_server, path, encoding)
+    assert (len(plain.body) > IN_LOOP_BYTES_MAX) is (query == "")
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) * 5 < len(plain.body)
+    for answer in (plain, packed):
+        assert answer.headers["vary"] == "accept-encoding"
+        assert int(answer.headers["content-length"]) == len(answer.body)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["identity", "br", "gzip;q=0", "gzip; q=0.000", "", "gzippy", "*;q=0"]
+)
+def test_who_does_not_ask_for_it_gets_it_plain(
+    shared_server: ServerProcess, run: str, encoding: str
+) -> None:
+    answer = get(shared_server, f"/v1/runs/{run}/events", encoding)
+    assert "content-encoding" not in answer.headers
+    assert len(answer.json["records"]) == 300
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+def test_a_stream_is_never_packed(shared_server: ServerProcess, run: str, accept: str) -> None:
+    # (A browser asks for it with every request.)
+    answer = get(shared_server, f"/v1/runs/{run}/events?follow=false", "gzip", accept)
+    assert "content-encoding" not in answer.headers
+    assert answer.body.count(b"lorem ipsum") == 300 * 20
+
+
+def test_what_fits_into_a_packet_is_sent_as_it_is(shared_server: ServerProcess, run: str) -> None:
+    for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/events?limit=1", "/v1/runs/nobody"):
+        answer = get(shared_server, path, "gzip")
+        assert not {"content-encoding", "vary"} & answer.headers.keys()
+        assert answer.json
+
+
+def test_lists_figures_and_documents_are_packed_too(shared_server: ServerProcess, run: str) -> None:
+    for number in range(10):
+        shared_server.call("PUT", f"/v1/runs/{run}.{number}", {"workflow": "w"})
+    for path in ("/v1/runs", "/metrics", "/openapi.json"):
+        answer = get(shared_server, path, "gzip")
+        assert answer.headers["content-encoding"] == "gzip", path
+        assert len(gzip.decompress(answer.body)) > len(answer.body)
+    head = shared_server.call("HEAD", "/openapi.json", headers={"accept-encoding": "gzip"})
+    assert (head.headers["content-encoding"], head.body) == ("gzip", b"")
+
+
+async def test_our_client_reads_what_was_packed(shared_server: ServerProcess, run: str) -> None:
+    near = HttpLog(shared_server.url)
+    # As to another machine: packed in both directions.
+    far = HttpLog(shared_server.url)
+    far._transport._headers["accept-encoding"] = "gzip"  # pyright: ignore[reportPrivateUsage]
+    pages = [await log.read(run, after=Cursor(None, 0), limit=1000) for log in (near, far)]
+    assert len(pages[0].drafts) == 300
+    assert pages[0] == pages[1]
+    for log in (near, far):
+        await log.aclose()
