@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Generator
@@ -127,6 +128,15 @@ def watch_event_loops() -> Generator[list[str]]:
         files.callback(gc.callbacks.remove, on_collection)
         gc.callbacks.append(on_collection)
         yield blocked
+
+
+def pytest_configure() -> None:
+    """Undo what surroundings do to the processes that the tests start by the hundred."""
+    # Containers often forbid compiled files; then each process would compile the whole package again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # A shell that starts us in the background has us ignore Ctrl-C, and our children would do the same.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
