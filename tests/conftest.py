@@ -39,6 +39,9 @@ LOOP_BLOCKED_S_MAX = 0.05
 class _CpuWait(threading.local):
     """How long this thread has been ready to run and without a CPU (Linux counts it)."""
 
+    # And how long it waited for threads that it started to get theirs: only then does a start return.
+    starts_s = 0.0
+
     def __init__(self, files: ExitStack) -> None:
         path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         self._file = files.enter_context(path.open("rb", buffering=0)) if path.exists() else None
@@ -92,8 +95,8 @@ def _waited_s(before: bytes, after: bytes) -> float:
 def watch_event_loops() -> Generator[list[str]]:
     """Collect one line for each callback that held any event loop of this process for too long.
 
-    Time spent waiting for a CPU or the interpreter's lock, or stopped by the garbage collector, is not
-    the callback's.
+    Time spent waiting for a CPU or the interpreter's lock, for the first step of a new thread, or stopped by
+    the garbage collector, is not the callback's.
     """
     heart = _heart()
     blocked: list[str] = []
@@ -106,17 +109,28 @@ def watch_event_loops() -> Generator[list[str]]:
         else:
             paused_s += time.perf_counter() - collection_started_s
 
+    start_thread = threading.Thread.start
+
+    def start_timed(thread: threading.Thread) -> None:
+        start = time.perf_counter()
+        try:
+            start_thread(thread)
+        finally:
+            cpu_wait.starts_s += time.perf_counter() - start
+
     run_handle: Any = vars(asyncio.Handle)["_run"]
 
     def run_watched(handle: asyncio.Handle) -> None:
         # A task's own name and place say more than the handle's, which it no longer has afterwards.
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
         waited, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
+        starts_before_s = cpu_wait.starts_s
         worked_s, start = time.thread_time(), time.perf_counter()
         run_handle(handle)
         held_s = time.perf_counter() - start
         if held_s > LOOP_BLOCKED_S_MAX:
             held_s -= _waited_s(waited, cpu_wait.read()) + paused_s - paused_before_s
+            held_s -= cpu_wait.starts_s - starts_before_s
             # Either it worked itself, or others could while it waited.
             held_s = min(held_s, max(time.thread_time() - worked_s, heart.beaten_s - beaten_s))
         if held_s > LOOP_BLOCKED_S_MAX:
@@ -125,6 +139,7 @@ def watch_event_loops() -> Generator[list[str]]:
     with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
         cpu_wait = _CpuWait(files)
         patch.setattr(asyncio.Handle, "_run", run_watched)
+        patch.setattr(threading.Thread, "start", start_timed)
         files.callback(gc.callbacks.remove, on_collection)
         gc.callbacks.append(on_collection)
         yield blocked

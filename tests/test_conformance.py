@@ -14,11 +14,22 @@ import pytest
 from msgspec.structs import replace
 
 from runstream.conformance import CHECKS, log_factory, run_check, run_checks
-from runstream.conformance.check import CHECK_S_MAX, Check, NotApplicable, OpenLog
+from runstream.conformance.check import (
+    CHECK_S_MAX,
+    MANY_RUNS,
+    MANY_RUNS_REMOTE,
+    REMOTE_CHECK_S_MAX,
+    Check,
+    NotApplicable,
+    OpenLog,
+)
 from runstream.errors import ProducerFenced
 from runstream.log import Appended, Lease, Log, Page, Producer, RunInfo, Status
 from runstream.logs.memory import MemoryLog
 from runstream.record import Cursor, Draft
+from server_process import shared_server
+
+__all__ = ["shared_server"]
 
 LOGS = ("memory", "sqlite", "sqlite-process")
 
@@ -40,6 +51,19 @@ async def test_a_log_keeps_the_promise(check: Check, open_log: OpenLog) -> None:
     with contextlib.suppress(*excused):
         async with asyncio.timeout(CHECK_S_MAX):
             await check.run(open_log)
+
+
+@pytest.mark.soak
+@pytest.mark.allow_blocking
+@pytest.mark.parametrize("store", ["redis_url", "postgres_url", "nats_url", "shared_server"])
+async def test_a_log_beyond_this_process_lists_ten_thousand_runs_too(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    fixture = request.getfixturevalue(store)
+    url: str = fixture if isinstance(fixture, str) else fixture.url
+    (check,) = [check for check in CHECKS if check.name == "many_runs_are_all_listed"]
+    async with asyncio.timeout(REMOTE_CHECK_S_MAX):
+        await check.run(log_factory(url, many_runs=MANY_RUNS))
 
 
 def test_every_check_states_its_promise_in_one_sentence() -> None:
@@ -64,7 +88,8 @@ async def test_what_does_not_apply_to_a_log_is_told_with_the_reason() -> None:
 async def test_the_suite_leaves_no_run_of_its_own_running_and_none_of_others_touched(
     sqlite_url: str,
 ) -> None:
-    open_log = log_factory(f"{sqlite_url}?durability=process")
+    # (How many runs there can be is looked at above.)
+    open_log = log_factory(f"{sqlite_url}?durability=process", many_runs=MANY_RUNS_REMOTE)
     async with open_log() as log:
         await log.open("mine", producer=None, workflow="nightly")
         before = await log.info("mine")
@@ -98,6 +123,7 @@ class Store:
     """A store in memory that outlives its handles."""
 
     reopens = True
+    many_runs = MANY_RUNS
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log

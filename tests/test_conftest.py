@@ -13,10 +13,13 @@ CONFTEST = Path(__file__).with_name("conftest.py")
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> pytest.Pytester:
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    # Of all plugins that are installed it needs one, and others take seconds to load.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(CONFTEST.read_text())
     pytester.makeini(f"""
         [pytest]
+        addopts = -p pytest_asyncio.plugin
         pythonpath = {CONFTEST.parent}
         asyncio_mode = auto
         asyncio_default_fixture_loop_scope = function

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,19 +119,29 @@ def test_python_on_the_page_runs(tmp_path: Path, page: Path) -> None:
         assert result.returncode == 0, result.stdout
 
 
+@pytest.fixture(scope="module")
+def help_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """What `runstream COMMAND --help` says (without a command: `runstream --help`), asked once."""
+
+    @cache
+    def ask(*command: str) -> str:
+        folder = tmp_path_factory.mktemp("help")
+        result = in_fresh_process(folder, "-m", "runstream", *command, "--help")
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    return ask
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_commands_on_the_page_exist(tmp_path: Path, page: Path) -> None:
-    helps: dict[tuple[str, ...], str] = {}
+def test_commands_on_the_page_exist(page: Path, help_of: Callable[..., str]) -> None:
     for words in commands_of(page):
-        command = tuple(words[:1]) if words and not words[0].startswith("-") else ()
-        if command not in helps:
-            result = in_fresh_process(tmp_path, "-m", "runstream", *command, "--help")
-            assert result.returncode == 0, result.stdout
-            helps[command] = result.stdout
+        command = words[:1] if words and not words[0].startswith("-") else []
+        told = help_of(*command)
         for option in words:
             if re.match(r"--\w", option):
                 flag = option.partition("=")[0]
-                assert flag in helps[command], f"`runstream {' '.join(words)}`: no {flag}"
+                assert flag in told, f"`runstream {' '.join(words)}`: no {flag}"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)

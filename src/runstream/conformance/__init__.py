@@ -33,6 +33,8 @@ from . import (
 from .check import (
     AT_ONCE,
     CHECK_S_MAX,
+    MANY_RUNS,
+    MANY_RUNS_REMOTE,
     BrokenPromise,
     Check,
     NotApplicable,
@@ -119,6 +121,7 @@ class _Recorded:
 
     def __init__(self, open_log: OpenLog) -> None:
         self.reopens = open_log.reopens
+        self.many_runs = open_log.many_runs
         self._open_log = open_log
         self._opened: list[str] = []
 
@@ -156,13 +159,17 @@ class _Recorder:
         return getattr(self._log, name)
 
 
-def log_factory(url: str) -> OpenLog:
+def log_factory(url: str, *, many_runs: int | None = None) -> OpenLog:
     """Handles on the log of a URL, each as another process would have it.
+
+    `many_runs` is how many runs a check of many opens: unless given, fewer where a call leaves the process.
 
     Raises (on opening):
         InvalidURL, NotALog, LogUnavailable: the log cannot be opened.
     """
-    return _MemoryHandles(url) if url.partition(":")[0] == "memory" else _Handles(url)
+    many_runs = many_runs or (MANY_RUNS if logs.is_embedded(url) else MANY_RUNS_REMOTE)
+    handles = _MemoryHandles if url.partition(":")[0] == "memory" else _Handles
+    return handles(url, many_runs)
 
 
 class _Handles:
@@ -170,7 +177,8 @@ class _Handles:
 
     reopens = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, many_runs: int) -> None:
+        self.many_runs = many_runs
         self._url = url
 
     @asynccontextmanager
@@ -188,7 +196,8 @@ class _MemoryHandles:
 
     reopens = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, many_runs: int) -> None:
+        self.many_runs = many_runs
         self._url = url
         self._log: Log | None = None
         self._open = 0

@@ -17,14 +17,14 @@ import msgspec
 
 from ..errors import RunstreamError
 from ..filter import Names, make_filter
-from ..log import READ_LIMIT_DEFAULT, Log
+from ..log import LIST_LIMIT_MAX, READ_LIMIT_DEFAULT, Log
 from ..record import Cursor, Draft, Record, make_draft
 from ..start import make_start
 from ..subscription import Subscription
 
 # No check takes more than a few seconds; one that takes this long hangs.
 CHECK_S_MAX: Final = 30.0
-# Some make ten thousand calls, which a network delays by some milliseconds each.
+# Some make thousands of calls, which a network delays by some milliseconds each.
 REMOTE_CHECK_S_MAX: Final = 10 * CHECK_S_MAX
 # For waits that something must end: beyond the check's own limit, so that a missed wake-up is a hang.
 FOREVER_S: Final = 10 * REMOTE_CHECK_S_MAX
@@ -32,6 +32,10 @@ FOREVER_S: Final = 10 * REMOTE_CHECK_S_MAX
 TICK_S: Final = 0.02
 # Calls of a crowd under way at the same time: enough to share commits, no burden for a server.
 AT_ONCE: Final = 500
+# Runs of a log that holds many: all of them where a call takes microseconds. Across a process or a network
+# it takes a hundred times as long, and there a list of several pages, the last one not full, must do.
+MANY_RUNS: Final = 10_000
+MANY_RUNS_REMOTE: Final = 2 * LIST_LIMIT_MAX + 500
 # Of a value that a broken promise shows: it is one line of a report.
 SHOWN_MAX: Final = 300
 # Every run of the suite is one of this workflow, so that a person can tell them apart.
@@ -47,6 +51,11 @@ class OpenLog(Protocol):
     @property
     def reopens(self) -> bool:
         """Whether the store outlives its handles; else it is gone when the last one is closed."""
+        ...
+
+    @property
+    def many_runs(self) -> int:
+        """How many runs the checks of a log that holds many may open: what a call costs decides."""
         ...
 
     def __call__(self) -> AbstractAsyncContextManager[Log]: ...
@@ -153,16 +162,22 @@ def ending(run_id: str, kind: str = "run.completed") -> Draft:
 
 
 async def read_all(
-    log: Log, run_id: str, *, after: int = 0, limit: int = READ_LIMIT_DEFAULT
+    log: Log,
+    run_id: str,
+    *,
+    after: int = 0,
+    limit: int = READ_LIMIT_DEFAULT,
+    count: int | None = None,
 ) -> list[Draft]:
-    """All records of the stream behind `after`, read page by page until there are no more."""
+    """The records of the stream behind `after`, all or the first `count`, read page by page."""
     drafts: list[Draft] = []
-    while True:
+    while count is None or len(drafts) < count:
         page = await log.read(run_id, after=Cursor(None, after + len(drafts)), limit=limit)
         expect_equal(page.first_seq, after + len(drafts) + 1, "the number of a page's first record")
         if not page.drafts:
             return drafts
         drafts += page.drafts
+    return drafts[:count]
 
 
 def numbers_of(drafts: Iterable[Draft | Record]) -> list[int]:

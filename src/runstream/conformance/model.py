@@ -20,6 +20,8 @@ from .check import WORKFLOW, BrokenPromise, OpenLog, expect_equal, new_name, rea
 
 SEEDS: Final = tuple(range(1, 13))
 MOVES: Final = 150
+# Of a stream that is read in small pages, so that a game does not consist of reads.
+PAGES_READ: Final = 8
 KINDS: Final = ("note", "note", "note", "run.waiting", "run.resumed")
 
 
@@ -202,7 +204,7 @@ class _Game:
     def _read(self, run: str) -> Call:
         after = self.rng.choice((0, 0, self.rng.randint(0, 50), self.rng.randint(0, 3000)))
         limit = self.rng.choice((1, 7, 256, 1024))
-        return lambda log: read_all(log, run, after=after, limit=limit)
+        return lambda log: read_all(log, run, after=after, limit=limit, count=PAGES_READ * limit)
 
     def _trim(self, run: str) -> Call:
         through = self.rng.choice((0, 1, self.rng.randint(0, 300)))
