@@ -49,7 +49,7 @@ def _plain(value: object) -> object:
         return float(value)
     if isinstance(value, int):
         return int(value)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode

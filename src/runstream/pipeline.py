@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import time
 from collections.abc import Callable, Collection
 from contextvars import copy_context
@@ -23,6 +24,8 @@ from .workflow import CANCEL_GRACE_S
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 
 class Pipeline(Generic[P, R]):
@@ -129,7 +132,14 @@ class BodyJob:
             self._attempt(self._runner).stop()
 
     def receive(self, event: Event) -> None:
-        """Nobody in a pipeline waits for events."""
+        """Nobody in a pipeline waits for events: whoever sent this one should hear so."""
+        run_id = "" if self._runner is None else self._runner.run_id
+        logger.warning(
+            "run %s: the event %r that was sent is stored, but a pipeline reads none: only a workflow's "
+            "steps do",
+            run_id,
+            event.event_type,
+        )
 
     def result_of(self, result: Any, size_bytes_max: int) -> tuple[Any, dict[str, object]]:
         return result, result_fields(result, size_bytes_max=size_bytes_max)
