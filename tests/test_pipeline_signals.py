@@ -9,7 +9,6 @@ import pytest
 
 from runstream import HumanResponseEvent, pipeline, step
 
-
 HANG_S = 30
 
 
