@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,4 +171,4 @@ def serve(
                 err=True,
             )
 
-    asyncio.run(serving.serve(app, listening, on_ready))
+    serving.run(app, listening, on_ready)
