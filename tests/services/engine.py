@@ -37,6 +37,14 @@ def find_program(name: str, *folders: str) -> str:
     pytest.skip(why)
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody has that port of the loopback interface, nor will by chance."""
+    with socket.socket() as one, contextlib.suppress(OSError):
+        one.bind(("127.0.0.1", port))
+        return port in _PORTS
+    return False
+
+
 def free_ports(count: int) -> list[int]:
     """Different ports of the loopback interface that nobody listens on.
 
