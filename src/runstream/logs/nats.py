@@ -36,12 +36,13 @@ from ..portal import Portal
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
-from .nats_line import Line, StreamGone, parse_servers
+from .nats_line import Line, StreamGone
 from .nats_list import Lists
 from .nats_runs import Runs
 from .nats_state import Pending
 from .nats_stream import Stream
 from .nats_subjects import NAME_DEFAULT, Subjects
+from .nats_url import parse_servers
 from .nats_wakeups import Wakeups
 
 # Streams whose state this process keeps; one that is asked for again is read in a millisecond.
@@ -49,14 +50,6 @@ STREAMS_MAX: Final = 1000
 # A wake-up may be lost with its sender; a waiter looks by itself this often.
 LOOK_S: Final = 2.0
 REPLICAS_MAX: Final = 5
-# Replicas of which one may be lost with its disk.
-REPLICAS_DURABLE: Final = 3
-
-# Two writers of one run at once lost acknowledged appends in a cluster of nats-server 2.9.10.
-_REPLICAS_LOSE: Final = (
-    "replicas: in a stream with more than one replica, NATS may lose what two processes append to a run "
-    "at once; use one replica"
-)
 
 T = TypeVar("T")
 
@@ -64,21 +57,19 @@ logger = logging.getLogger(__name__)
 
 
 def open_url(address: str, options: dict[str, str]) -> NatsLog:
-    """`nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/NAME]`, with `?replicas=` (of streams that are made
-    now), `?retention=` as for SQLite, and `?require=durable`.
+    """`nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/NAME]`, with `?replicas=` (at least; 1 if the streams
+    are made now), `?retention=` as for SQLite, and `?require=durable`.
     """
     refuse_unknown(options, ("replicas", "retention", "require"))
-    replicas = options.get("replicas", "1")
-    if not replicas.isascii() or not replicas.isdigit() or not 1 <= int(replicas) <= REPLICAS_MAX:
+    replicas = options.get("replicas")
+    if replicas is not None and replicas not in map(str, range(1, REPLICAS_MAX + 1)):
         raise InvalidURL(f"replicas is a number from 1 to {REPLICAS_MAX}, not {replicas!r}")
-    if int(replicas) > 1:
-        raise InvalidURL(_REPLICAS_LOSE)
     servers, shown, name, secrets = parse_servers(address)
     return NatsLog(
         Line(servers, shown, secrets),
         Subjects(name or NAME_DEFAULT),
         shown=shown,
-        replicas=int(replicas),
+        replicas=None if replicas is None else int(replicas),
         retention_s=retention_option(options),
         must_last=requires_durable(options),
     )
@@ -93,12 +84,12 @@ class NatsLog:
         subjects: Subjects,
         *,
         shown: str,
-        replicas: int,
+        replicas: int | None,
         retention_s: float | None,
         must_last: bool,
     ) -> None:
         self._line, self._subjects, self._shown = line, subjects, shown
-        self._replicas, self._retention_s = replicas, retention_s
+        self._replicas, self._retention_s = replicas or 1, retention_s
         self._bell = Bell()
         self._closed = False
         self._closing = threading.Lock()
@@ -110,7 +101,7 @@ class NatsLog:
         self._lists = Lists(self._runs, self._info_in)
         self._portal = Portal("runstream-nats")
         try:
-            self._portal.call(self._connect(must_last=must_last))
+            self._portal.call(self._connect(wanted=replicas, must_last=must_last))
         except BaseException:
             self._portal.call(line.close())
             self._portal.close()
@@ -122,19 +113,27 @@ class NatsLog:
     @property
     def promise(self) -> str:
         """What an acknowledged append survives, in words."""
-        if self._replicas >= REPLICAS_DURABLE:
-            return f"stored on {self._replicas} servers: survives the loss of a minority of them"
+        lost = "what the servers had not synced (sync_interval, two minutes unless it is set)"
+        if self._replicas > 1:
+            minority = (self._replicas - 1) // 2
+            return (
+                f"stored in the files of a majority of {self._replicas} servers: survives the crash of "
+                f"all of them, and goes on without {minority}; power cuts may take {lost}"
+            )
         return (
-            "stored in the file of one server: survives a crash of the server; a power cut may take what "
-            "the server had not synced (sync_interval, two minutes unless it is set)"
+            "stored in the file of one server: survives a crash of the server; a power cut may take "
+            + lost.replace("servers", "server")
         )
 
-    async def _connect(self, *, must_last: bool) -> None:
+    async def _connect(self, *, wanted: int | None, must_last: bool) -> None:
         await self._line.connect()
         self._replicas = await self._runs.create(self._replicas)
-        if self._replicas > 1:
-            raise InvalidURL(_REPLICAS_LOSE)
-        if must_last and self._replicas < REPLICAS_DURABLE:
+        if wanted is not None and self._replicas < wanted:
+            raise InvalidURL(
+                f"replicas={wanted}, but the log at {self._shown} has {self._replicas}: have NATS change "
+                f"its streams ({self._subjects.name} and {self._subjects.runs})"
+            )
+        if must_last:
             raise InvalidURL(
                 f"require=durable, but of NATS at {self._shown}: {self.promise}; SQLite, Redis and "
                 "PostgreSQL can be durable"

@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import nats
@@ -28,6 +27,8 @@ from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
 
 # An answer takes milliseconds; a server that is being replaced takes a few seconds.
 ANSWER_S_MAX: Final = 5.0
+# In a cluster a question is lost with the server that was to answer it, and is asked again.
+ASK_AGAIN_S: Final = 1.0
 CONNECT_S_MAX: Final = 5.0
 # Each server is tried so often when a log is opened: one that is just starting takes a moment.
 TRIES: Final = 4
@@ -47,6 +48,7 @@ FORGOTTEN_NS: Final = 5_000_000_000
 # JetStream's own numbers for what went wrong.
 _WRONG_LAST_SEQUENCE: Final = {10070, 10071}
 _STREAM_NOT_FOUND: Final = 10059
+_NOT_REPLICATED: Final = 10074
 _NOT_ENABLED: Final = {10076, 10039}
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _VERSION_MIN: Final = (2, 9, 0)
@@ -83,6 +85,8 @@ class Line:
         self._failures = 0
         self._fetch_again = 0.0
         self._is_cluster = False
+        # The streams have several replicas (see nats_chain).
+        self.is_replicated = False
         # What was asked and is not answered yet.
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._asked = 0
@@ -162,6 +166,7 @@ class Line:
         subject: str,
         data: bytes,
         headers: dict[str, str] | None = None,
+        answer_s: float = ANSWER_S_MAX,
     ) -> Msg:
         """Ask, and wait for the answer; raises `Unsure` at once when the connection is lost meanwhile.
 
@@ -172,7 +177,7 @@ class Line:
         done: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._open[token] = done
         try:
-            async with asyncio.timeout(ANSWER_S_MAX):
+            async with asyncio.timeout(answer_s):
                 await self._client.publish(
                     subject, data, reply=f"{self._inbox}.{token}", headers=headers
                 )
@@ -186,14 +191,15 @@ class Line:
     async def _look(self, subject: str, data: bytes) -> Msg:
         """Ask what can be asked again: waits for a connection that is being made again."""
         deadline = time.monotonic() + ANSWER_S_MAX
+        answer_s = ASK_AGAIN_S if self._is_cluster else ANSWER_S_MAX
         while True:
             while not self._client.is_connected and time.monotonic() < deadline:
                 if self._client.is_closed:
                     raise LogClosed(f"the connection to NATS at {self._shown} is closed")
                 await asyncio.sleep(RECONNECT_S / 10)
             try:
-                return await self._request(subject, data)
-            except Unsure:
+                return await self._request(subject, data, answer_s=answer_s)
+            except (Unsure, TimeoutError):
                 if time.monotonic() >= deadline:
                     raise LogUnavailable(f"NATS at {self._shown} does not answer") from None
 
@@ -225,13 +231,16 @@ class Line:
 
     async def store(self, subject: str, data: bytes, *, expected: int | None) -> int | None:
         """Store a message behind message `expected` of its subject (0: as its first one); its sequence,
-        or None if another one came first.
+        or None if another one came first. With several replicas that is not certain: look.
 
         Raises:
             Unsure: no answer came.
             StreamGone, LogUnavailable: it is not stored.
         """
-        headers = None if expected is None else {_EXPECTED: str(expected)}
+        # Several replicas do not check the 0 before they store; and then, in servers before 2.10.19, the
+        # refusal shifts the sequences of a replica that is killed and comes back.
+        is_checked = expected is not None and (expected or not self.is_replicated)
+        headers = {_EXPECTED: str(expected)} if is_checked else None
         if not self._client.is_connected:
             raise Unsure
         try:
@@ -329,6 +338,12 @@ class Line:
         )
         return found
 
+    async def settle(self, stream: str) -> None:
+        """When this returns, who answers for the stream knows all that was stored before: after a change
+        of leaders it may take the new one a moment.
+        """
+        await self.purge(stream, f"{stream}.settle")
+
     async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
         """Drop the messages of a subject, those below sequence `before` or all."""
         body: dict[str, Any] = {"filter": subject}
@@ -384,6 +399,8 @@ class Line:
             raise StreamGone(said)
         if problem.get("code") == HTTPStatus.NOT_FOUND:
             raise _NotFound(said)
+        if code == _NOT_REPLICATED:
+            raise InvalidURL(f"{said}: several replicas take several servers (a cluster)")
         if code in _NOT_ENABLED:
             raise NotALog(f"{said}: start it with -js")
         raise LogUnavailable(said)
@@ -400,37 +417,6 @@ class _Refused(Exception):
 
 class _NotFound(LogUnavailable):
     """There is no such message."""
-
-
-def parse_servers(address: str) -> tuple[list[str], str, str, dict[str, Any]]:
-    """Of `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/NAME]`: the servers, how they may be shown, the
-    name (or ""), and what the client needs to know. Raises InvalidURL.
-    """
-    scheme, _, rest = address.partition("://")
-    authority, _, name = rest.partition("/")
-    secret, at, hosts = authority.rpartition("@")
-    if not hosts:
-        raise InvalidURL("the URL names no server: nats://HOST[:PORT]")
-    user, _, password = secret.partition(":")
-    options: dict[str, Any] = {}
-    if at:
-        user, password = unquote(user), unquote(password)
-        options = {"user": user, "password": password} if password else {"token": user}
-    for host in hosts.split(","):
-        _check_host(host)
-    if scheme == "tls":
-        options["tls"] = ssl.create_default_context()
-    return [f"nats://{host}" for host in hosts.split(",")], hosts, name, options
-
-
-def _check_host(host: str) -> None:
-    try:
-        parts = urlsplit(f"//{host}")
-        ok = bool(parts.hostname) and parts.port != 0 and not parts.query
-    except ValueError:
-        ok = False
-    if not ok:
-        raise InvalidURL(f"not a server of a NATS URL (HOST or HOST:PORT): {host!r}")
 
 
 def _words(error: BaseException) -> str:

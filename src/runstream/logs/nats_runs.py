@@ -7,6 +7,7 @@ passed over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -20,9 +21,10 @@ from ..errors import LogUnavailable, NotALog, RunNotFound, RunstreamError
 from ..log import RunInfo
 from ..record import now_us
 from ..retention import Retention
+from .nats_chain import Chain, decode_change
 from .nats_index import Born, Entry, Index
-from .nats_line import Line, StreamGone, Unsure
-from .nats_state import Change, info_of
+from .nats_line import Line, Stored, StreamGone, Unsure
+from .nats_state import info_of
 from .nats_subjects import Subjects
 
 # Old runs are looked for this often, by one process of all.
@@ -35,9 +37,6 @@ Remove = Callable[[str], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
-_decode = msgspec.json.Decoder(Change).decode
-
-
 _decode_born = msgspec.json.Decoder(Born).decode
 
 
@@ -49,9 +48,9 @@ class Runs:
         self._index = Index(line, subjects)
 
     async def create(self, replicas: int) -> int:
-        """Make the streams of JetStream if they are not there; their number of replicas."""
+        """Make the streams of JetStream if they are not there; the number of replicas that they have."""
         name, runs = self._subjects.name, self._subjects.runs
-        found = replicas
+        found: list[int] = []
         for stream, subject in ((name, f"{name}.>"), (runs, f"{runs}.>")):
             try:
                 info = await self._line.api(f"STREAM.INFO.{stream}")
@@ -60,33 +59,47 @@ class Runs:
                     f"STREAM.CREATE.{stream}", _config(stream, subject, replicas)
                 )
             _check(stream, subject, info["config"])
-            found = int(info["config"].get("num_replicas", 1))
-        return found
+            found.append(int(info["config"].get("num_replicas", 1)))
+        self._line.is_replicated = max(found) > 1
+        return min(found)
 
     async def bear(self, run_id: str, root: str, workflow: str) -> tuple[str, bool]:
         """Note that there is a run in the stream of `root`; the root that somebody noted before, and
         whether nobody had.
         """
+        subject = self._subjects.born(run_id)
         data = msgspec.json.encode(Born(run_id, root, workflow))
-        try:
-            if await self._line.store(self._subjects.born(run_id), data, expected=0) is not None:
-                return root, True
-        except Unsure:
-            pass
-        try:
-            return await self.root_of(run_id), False
-        except RunNotFound:
-            raise LogUnavailable(f"NATS did not say whether run {run_id!r} is stored") from None
+        at: int | None = None
+        with contextlib.suppress(Unsure):
+            # (Several replicas store it, though there be one: so look first.)
+            if not self._line.is_replicated or await self._first(subject) is None:
+                at = await self._line.store(subject, data, expected=0)
+                if at is not None and not self._line.is_replicated:
+                    return root, True
+        first = await self._first(subject)
+        if first is None:
+            raise LogUnavailable(f"NATS did not say whether run {run_id!r} is stored")
+        return _decode_born(first.data).root, first.seq == at
 
     async def root_of(self, run_id: str) -> str:
         """Raises RunNotFound."""
+        subject = self._subjects.born(run_id)
         try:
-            stored = await self._line.last(self._subjects.runs, self._subjects.born(run_id))
+            stored = await self._first(subject)
+            if stored is None and self._line.is_replicated:
+                await self._line.settle(self._subjects.runs)
+                stored = await self._first(subject)
         except StreamGone:
             stored = None
         if stored is None:
             raise RunNotFound(f"no run {run_id!r} in this log")
         return _decode_born(stored.data).root
+
+    async def _first(self, subject: str) -> Stored | None:
+        """Of the entries of a run the first counts. (With one replica there is but one of them.)"""
+        if not self._line.is_replicated:
+            return await self._line.last(self._subjects.runs, subject)
+        return await self._line.next(self._subjects.runs, subject, 1)
 
     async def newest_first(
         self, before: str | None, workflow: str | None = None
@@ -104,8 +117,8 @@ class Runs:
         return await asyncio.gather(*map(self._head, roots))
 
     async def _head(self, root: str) -> RunInfo | None:
-        stored = await self._line.last(self._subjects.name, self._subjects.changes(root))
-        return None if stored is None else info_of(_decode(stored.data))
+        stored = await Chain(self._line, self._subjects, root).newest()
+        return None if stored is None else info_of(decode_change(stored.data))
 
     # --- limits and removal ----------------------------------------------------------------------
 
@@ -130,8 +143,8 @@ class Runs:
         subjects: dict[str, int] = info["state"].get("subjects") or {}
         for subject in subjects:
             root = unquote(subject.removeprefix(prefix))
-            stored = await self._line.last(self._subjects.name, self._subjects.changes(root))
-            retention = _decode(stored.data).retention if stored else None
+            stored = await Chain(self._line, self._subjects, root).newest()
+            retention = decode_change(stored.data).retention if stored else None
             if retention is not None:
                 found[root] = retention
         return found

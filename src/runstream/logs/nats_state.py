@@ -1,7 +1,7 @@
 """A stream as its messages tell it: each message is a `Change`, and all of them in order give a `State`.
 
 Nothing here knows NATS. A decision looks at a state and adds to the change to come (`Pending`); the change
-is right only behind the very message that the state was read from, which is what the server checks.
+is right only behind the very message that the state was read from, which it names.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Change(msgspec.Struct, array_like=True):
     records: int = 0
     # The same for the children and producers.
     state_parts: Sequence[int] = ()
+    # The message that it belongs behind: it counts if no other one came first (see nats_chain).
+    behind: int = 0
 
     @property
     def next_seq(self) -> int:
@@ -174,6 +176,7 @@ class Pending:
             producers=self._whole_producers() if is_whole else self.producers,
             retention=self.retention,
             records=len(self.drafts),
+            behind=state.at,
         )
 
     def _whole_producers(self) -> dict[str, ProducerState]:

@@ -1,13 +1,12 @@
 """One stream in NATS, as this process knows it: its state, its decisions, and where its records are.
 
-Decisions that come at once go into one message. It is stored only behind the message that they were made
+Decisions that come at once go into one message. It counts only behind the message that they were made
 from; if another process was faster, they are made again. So numbers are dense, and nobody holds a lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -18,7 +17,9 @@ from ..admission import check_position
 from ..errors import LogUnavailable, RunNotFound, RunstreamError
 from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
+from .nats_chain import Chain, decode_change
 from .nats_line import Line, Stored, StreamGone, Unsure
+from .nats_pages import Pages
 from .nats_state import Change, Pending, Run, State
 from .nats_subjects import Subjects
 
@@ -33,20 +34,13 @@ MARGIN_BYTES: Final = 16 * 1024
 CHANGES_BYTES_MAX: Final = 256 * 1024
 # Newest records kept in memory, for readers that follow.
 RECENT_BYTES_MAX: Final = 2 * 1024 * 1024
-# Known places of records; between two of them one is searched in a few steps.
-PLACES_MAX: Final = 4096
-# Of one page.
-PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-
-# From so many messages on they are fetched together: that costs two round trips more.
-FETCHED_MIN: Final = 8
+# Of a message: its generation and nonce, by which it is told from all others.
+MARK_BYTES: Final = 64
 
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Change).decode
 _decode_state = msgspec.json.Decoder(tuple[dict[str, Run], dict[str, ProducerState]]).decode
-_decode_drafts = msgspec.json.Decoder(list[Draft]).decode
 
 
 class Decision(msgspec.Struct):
@@ -65,7 +59,10 @@ class Stream:
         self._line, self._subjects, self.root_run_id = line, subjects, root
         self._grown = grown
         self._subject = subjects.changes(root)
+        self._chain = Chain(line, subjects, root)
         self.state = State()
+        # The newest message, which may not count, and how it begins.
+        self._tail, self._mark = 0, b""
         self._waiting: deque[Decision] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._looking = asyncio.Lock()
@@ -75,8 +72,7 @@ class Stream:
         # (first seq, records) of the newest messages, without holes, and their bytes.
         self._recent: deque[tuple[int, Sequence[Draft], int]] = deque()
         self._recent_bytes = 0
-        # (first seq, sequence in NATS), ascending.
-        self._places: list[tuple[int, int]] = []
+        self._pages = Pages(line, subjects, root, self._chain)
 
     async def decide(self, decide: Callable[[Pending], T]) -> T:
         """Make a decision; when this returns, it is stored. Cancelled, it may still be made."""
@@ -119,6 +115,8 @@ class Stream:
     async def _commit(self, batch: list[Decision]) -> list[Decision]:
         """Make as many decisions as fit into one message; what is left."""
         is_fresh = False
+        if self._line.is_replicated and not self._tail:
+            await self.refresh()  # what comes too late would be stored, too
         nonces: dict[str, list[tuple[Decision, Any]]] = {}
         self._sent.clear()
         self._seen = ""
@@ -128,7 +126,7 @@ class Stream:
             refused = any(isinstance(outcome, RunstreamError) for _, outcome in outcomes)
             if (refused or not pending.is_changed) and not is_fresh:
                 # Only the newest state may say no.
-                await self.refresh()
+                await self.refresh(surely=True)
                 is_fresh = True
                 continue
             if not pending.is_changed:
@@ -151,12 +149,13 @@ class Stream:
                 # It was stored, only its answer was lost.
                 _answer(nonces[self._seen])
                 return batch[len(nonces[self._seen]) :]
-            is_fresh = True
+            is_fresh = not self._line.is_replicated
         raise LogUnavailable(f"stream {self.root_run_id!r} is written by too many others at once")
 
     async def _store(self, change: Change) -> bool:
         """Store the change behind the state; False if another one came first."""
-        expected, limit = self.state.at, self._line.payload_bytes_max - MARGIN_BYTES
+        base, tail = self.state.at, self._tail
+        limit = self._line.payload_bytes_max - MARGIN_BYTES
         data, drafts, stored = _encode(change), change.drafts, change
         if len(data) > limit and drafts:
             parts = await self._store_parts(_encode(drafts))
@@ -166,11 +165,16 @@ class Stream:
             parts = await self._store_parts(_encode((change.children, change.producers)))
             stored = msgspec.structs.replace(stored, children={}, producers={}, state_parts=parts)
             data = _encode(stored)
-        at = await self._line.store(self._subject, data, expected=expected)
+        at = await self._line.store(self._subject, data, expected=tail)
         if at is None:
             return False
-        if self.state.at == expected:  # (else a reader has seen it before us)
+        if self._line.is_replicated:
+            mine = Stored(at, self._subject, data)
+            if await self._chain.rival(tail + 1, mine) is not None:
+                return False
+        if self.state.at == base:  # (else a reader has seen it before us)
             self._take(change, at, len(data), drafts)
+            self._tail, self._mark = at, data[:MARK_BYTES]
         await self._line.tell(self._subjects.news(self.root_run_id), b"")
         return True
 
@@ -195,9 +199,9 @@ class Stream:
         if change.first_seq != before:
             self._recent.clear()
             self._recent_bytes = 0
-            self._places.clear()
+            self._pages.clear()
         if change.records or change.drafts:
-            self._note_place(change.first_seq, at)
+            self._pages.note(change.first_seq, at)
             if drafts is None:
                 self._recent.clear()
                 self._recent_bytes = 0
@@ -210,40 +214,69 @@ class Stream:
 
     # --- knowing the newest state ----------------------------------------------------------------
 
-    async def refresh(self) -> None:
-        """Look at the newest message, and catch up with it.
+    async def refresh(self, *, surely: bool = False) -> None:
+        """Look at the newest message, and catch up with it; `surely` also with what was acknowledged
+        just before the leader was lost, of which the new one may hear a little later.
 
         Raises LogUnavailable. A stream that is not there leaves an empty state.
         """
         async with self._looking:
-            for _ in range(TRIES_MAX):
+            is_sure = not self._line.is_replicated
+            for tried in range(TRIES_MAX):
                 before = self.state.at
                 try:
-                    newest = await self._line.last(self._subjects.name, self._subject)
+                    if surely and not is_sure:
+                        await self._line.settle(self._subjects.name)
+                        is_sure = True
+                    newest = await self._chain.last()
                 except StreamGone:
-                    newest = None
+                    newest, is_sure = None, True
+                if newest is None and before and not is_sure:
+                    surely = True
+                    continue
                 if newest is None:
-                    if self.state.at and self.state.at == before:
+                    if before and self.state.at == before:
                         self._forget()
+                    self._tail = self.state.at
                     return
-                if newest.seq == self.state.at or await self._catch_up(newest):
+                if self._is_tail(newest) or await self._catch_up(newest, is_first=not tried):
                     return
             raise LogUnavailable(f"stream {self.root_run_id!r} is trimmed faster than it is read")
 
-    async def _catch_up(self, newest: Stored) -> bool:
+    def _is_tail(self, newest: Stored) -> bool:
+        return newest.seq == self._tail and newest.data.startswith(self._mark)
+
+    async def _catch_up(self, newest: Stored, *, is_first: bool) -> bool:
         """False if messages were dropped meanwhile: there is a newer one."""
-        change = _decode(newest.data)
-        follows = change.generation == self.state.generation and self.state.at
-        if follows and newest.seq < self.state.at:
-            return True
+        change, state = decode_change(newest.data), self.state
+        follows = state.at > 0 and change.generation == state.generation
+        if follows and newest.seq < self._tail:
+            return True  # who answered does not know all
         since = newest.seq if change.since is None else change.since
-        begin = since
+        is_far = since > state.at and change.behind > state.at
         # Every message, where one of ours may be among them.
-        if follows and (since <= self.state.at or self._sent):
-            begin = self.state.at + 1
+        is_jump = not follows or (is_far and not (is_first and self._sent))
+        if (is_jump and not await self._jump(newest)) or not await self._walk(newest):
+            return False
+        self._tail, self._mark = newest.seq, newest.data[:MARK_BYTES]
+        return True
+
+    async def _jump(self, newest: Stored) -> bool:
+        """Go on from the last whole state before `newest`."""
+        whole = await self._chain.whole(newest)
+        if whole is None:
+            return False
+        is_ours = decode_change(whole.data).generation == self.state.generation
+        if is_ours and whole.seq <= self.state.at:
+            return True
+        return await self._take_stored(whole, is_anew=True)
+
+    async def _walk(self, newest: Stored) -> bool:
+        """Take message after message."""
+        begin = self.state.at + 1
         while begin < newest.seq:
-            stored = await self._line.next(self._subjects.name, self._subject, begin)
-            if stored is None or (begin == since and stored.seq != since):
+            stored = await self._chain.next(begin)
+            if stored is None:
                 return False
             if stored.seq >= newest.seq:
                 break
@@ -252,39 +285,52 @@ class Stream:
             begin = stored.seq + 1
         return await self._take_stored(newest)
 
-    async def _take_stored(self, stored: Stored) -> bool:
-        change = _decode(stored.data)
+    async def _take_stored(self, stored: Stored, *, is_anew: bool = False) -> bool:
+        """Go on with a message if it counts; False if others are missing before it."""
+        change = decode_change(stored.data)
+        if not is_anew and change.behind != self.state.at:
+            return change.behind < self.state.at
         in_memory = None if change.parts else change.drafts
         if change.state_parts:
-            data = await self._parts_of(change.state_parts)
+            data = await self._pages.parts(change.state_parts)
             if data is None:
                 return False
             change.children, change.producers = _decode_state(data)
         if change.nonce in self._sent:
             self._seen = change.nonce
-        if stored.seq > self.state.at or change.generation != self.state.generation:
+        if is_anew or change.behind == self.state.at:  # (else a writer was faster)
             self._take(change, stored.seq, len(stored.data), in_memory)
         return True
 
     def _forget(self) -> None:
         self.state = State()
+        self._tail = 0
         self._recent.clear()
         self._recent_bytes = 0
-        self._places.clear()
+        self._pages.clear()
         self._grown(self)
 
     async def info(self, run_id: str) -> RunInfo:
         """Raises RunNotFound, LogUnavailable."""
+        return await self._newest(lambda: self.state.info(run_id))
+
+    async def _newest(self, look: Callable[[], T]) -> T:
+        """What `look` finds in the newest state. Only what is sure to be that may say no."""
         await self.refresh()
-        return self.state.info(run_id)
+        try:
+            return look()
+        except RunstreamError:
+            if not self._line.is_replicated:
+                raise
+        await self.refresh(surely=True)
+        return look()
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def read(self, after: Cursor, limit: int) -> Page:
         """What `Log.read` promises, of this stream."""
         # (Others may have trimmed or removed what is in memory here.)
-        await self.refresh()
-        check_position(self.state.info(self.root_run_id), after)
+        await self._newest(lambda: check_position(self.state.info(self.root_run_id), after))
         found = self._read_recent(after, limit)
         if found is None:
             found = await self._read_stored(after.seq + 1, limit)
@@ -312,94 +358,20 @@ class Stream:
     async def _read_stored(self, seq: int, limit: int) -> list[Draft]:
         if seq >= self.state.next_seq:
             return []
-        found: list[Draft] = []
-        size_bytes = 0
-        ahead: deque[Stored] = deque()
-        stored = await self._find(seq)
-        while stored is not None:
-            change = _decode(stored.data)
-            drafts = await self._drafts_of(change)
-            if drafts:
-                if change.first_seq > seq + len(found):
-                    break  # trimmed meanwhile: the next call says so
-                self._note_place(change.first_seq, stored.seq)
-                begin = seq + len(found) - change.first_seq
-                found += drafts[begin : begin + limit - len(found)]
-            size_bytes += len(stored.data)
-            enough = len(found) >= limit or size_bytes >= PAGE_BYTES_MAX
-            if enough or stored.seq >= self.state.at:
-                break
-            if not ahead:
-                wanted = (limit - len(found)) // max(len(drafts), 1) + 1
-                ahead = deque(await self._ahead(stored.seq + 1, wanted))
-            stored = ahead.popleft() if ahead else None
-        return found
-
-    async def _ahead(self, begin: int, wanted: int) -> list[Stored]:
-        """The next messages: about as many as are wanted."""
-        name, subject = self._subjects.name, self._subject
-        found: list[Stored] = []
-        if wanted >= FETCHED_MIN:
-            found = await self._line.fetch(name, subject, begin, wanted)
-        if not found:
-            # (A replica that is behind may have none for a fetch.)
-            one = await self._line.next(name, subject, begin)
-            found = [] if one is None else [one]
-        return found
-
-    async def _drafts_of(self, change: Change) -> Sequence[Draft]:
-        if not change.parts:
-            return change.drafts
-        data = await self._parts_of(change.parts)
-        return () if data is None else _decode_drafts(data)
-
-    async def _parts_of(self, places: Sequence[int]) -> bytes | None:
-        """What was stored in pieces; None if it is not there any more."""
-        found = await asyncio.gather(
-            *(self._line.at(self._subjects.name, place) for place in places)
-        )
-        parts = [part.data for part in found if part is not None]
-        return b"".join(parts) if len(parts) == len(places) else None
-
-    async def _find(self, seq: int) -> Stored | None:
-        """The message that holds record `seq`: from the nearest known place, else by halving."""
-        at = bisect_right(self._places, (seq, 2**63)) - 1
-        low = self._places[at][1] if at >= 0 else 1
-        high = self._places[at + 1][1] if at + 1 < len(self._places) else self.state.at
-        middle = low
-        while low <= high:
-            stored = await self._line.next(self._subjects.name, self._subject, middle)
-            if stored is None or stored.seq > high:
-                high = middle - 1
-            else:
-                change = _decode(stored.data)
-                if change.first_seq <= seq < change.next_seq:
-                    return stored
-                if change.next_seq <= seq:
-                    low = stored.seq + 1
-                else:
-                    high = middle - 1
-            middle = (low + high) // 2
-        return None
-
-    def _note_place(self, first_seq: int, at: int) -> None:
-        place = (first_seq, at)
-        index = bisect_right(self._places, place)
-        if index == 0 or self._places[index - 1] != place:
-            self._places.insert(index, place)
-            if len(self._places) > PLACES_MAX:
-                del self._places[1::2]
+        return await self._pages.read(seq, limit, self.state.at)
 
     async def drop_trimmed(self) -> None:
         """Drop the messages whose records are all gone. (The newest one holds the whole state.)"""
-        first = await self._find(self.state.first_seq)
+        state, first = self.state, None
+        if state.first_seq < state.next_seq:
+            first = await self._pages.find(state.first_seq, state.at)
         # The newest whole state stays: what comes behind it says only what became different.
-        before = min(self.state.at if first is None else first.seq, self.state.since)
+        before = min(state.at if first is None else first.seq, state.since)
         kept = await self._line.at(self._subjects.name, before)
         if kept is None:
             return  # somebody else does it
         # Parts are stored before the message that needs them, and behind the one before that.
-        change = _decode(kept.data)
+        change = decode_change(kept.data)
         parts = min([before, *change.parts, *change.state_parts])
         await self._line.purge(self._subjects.name, self._subject, before=before)
         await self._line.purge(
