@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
-from services.nats import nats_server, nats_url
+from services.nats import nats_cluster, nats_cluster_of_session, nats_server, nats_url
 from services.postgres import postgres_cluster, postgres_server, postgres_url
 from services.redis import redis_cluster, redis_server, redis_url
 
 # The engines of the logs: a fixture is found by every test once it is imported here.
 __all__ = [
+    "nats_cluster",
+    "nats_cluster_of_session",
     "nats_server",
     "nats_url",
     "postgres_cluster",

@@ -39,16 +39,23 @@ def serving(folder: Path) -> Generator[str]:
 
 
 async def bare(url: str, batches: Sequence[Sequence[bytes]]) -> float:
-    client = await nats.connect(url)
+    client = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
     try:
-        stream = client.jetstream()
+        stream = client.jetstream()  # pyright: ignore[reportUnknownMemberType] - holes in its types
         try:
             await stream.stream_info("BARE")
         except nats.js.errors.NotFoundError:
-            await stream.add_stream(name="BARE", subjects=["bare"])
+            await stream.add_stream(  # pyright: ignore[reportUnknownMemberType]
+                name="BARE", subjects=["bare"]
+            )
         begin = time.perf_counter()
         for batch in batches:
-            sent = [await stream.publish_async("bare", record) for record in batch]
+            sent = [
+                await stream.publish_async(  # pyright: ignore[reportUnknownMemberType]
+                    "bare", record
+                )
+                for record in batch
+            ]
             await asyncio.gather(*sent)
         return time.perf_counter() - begin
     finally:

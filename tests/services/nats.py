@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .engine import Engine, find_program, free_port, free_ports
+from .engine import START_S_MAX, Engine, find_program, free_port, free_ports
 
 
 class NatsServer(Engine):
@@ -61,7 +62,10 @@ class NatsServer(Engine):
             line.sendall(f"PUB {subject} done {len(data)}\r\n".encode() + data + b"\r\n")
             said = b""
             while not (said.endswith(b"}\r\n") and b"MSG done" in said):
-                said += line.recv(65536)
+                part = line.recv(65536)
+                if not part:
+                    raise ConnectionError("the server has gone")
+                said += part
         answer: dict[str, Any] = json.loads(said.partition(b"MSG done")[2].partition(b"\r\n")[2])
         return answer
 
@@ -98,22 +102,82 @@ def nats_server(tmp_path: Path) -> Generator[NatsServer]:
         yield server
 
 
-@contextmanager
-def running_nats_cluster(folder: Path, size: int = 3) -> Generator[list[NatsServer]]:
-    """Servers that store everything together."""
-    ports = free_ports(2 * size)
-    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[size:])
-    servers: list[NatsServer] = []
-    for number, (port, cluster) in enumerate(zip(ports[:size], ports[size:], strict=True)):
-        home = folder / f"nats-{number}"
-        home.mkdir()
-        options = ["--name", f"n{number}", "--cluster_name", "tests", "--routes", routes]
-        options += ["--cluster", f"nats://127.0.0.1:{cluster}"]
-        servers.append(NatsServer(home, *options, port=port))
-    try:
-        for server in servers:
+class NatsCluster:
+    """Servers that store everything together. `url` is that of a log with as many replicas."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        ports = free_ports(2 * size)
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[size:])
+        self.servers: list[NatsServer] = []
+        for number, (port, route) in enumerate(zip(ports[:size], ports[size:], strict=True)):
+            home = folder / f"nats-{number}"
+            home.mkdir()
+            options = ["--name", f"n{number}", "--cluster_name", "tests", "--routes", routes]
+            options += ["--cluster", f"nats://127.0.0.1:{route}"]
+            self.servers.append(NatsServer(home, *options, port=port))
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        self.url = f"nats://{hosts}?replicas={size}"
+
+    def start(self) -> None:
+        """Start all, and wait until they have found each other: until then they refuse streams."""
+        for server in self.servers:
             server.start()
-        yield servers
-    finally:
-        for server in servers:
+        deadline = time.monotonic() + START_S_MAX
+        while not self._is_ready():
+            assert time.monotonic() < deadline, "the servers do not find each other"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """All of them."""
+        for server in self.servers:
             server.kill()
+
+    def leader(self, stream: str = "RUNSTREAM") -> NatsServer:
+        """Who leads a stream now, as somebody says who is there."""
+        deadline = time.monotonic() + START_S_MAX
+        while time.monotonic() < deadline:
+            for server in self.servers:
+                with suppress(OSError, AssertionError):
+                    leader = server.api(f"STREAM.INFO.{stream}")["cluster"].get("leader")
+                    if leader:
+                        return self.servers[int(leader[1:])]
+            time.sleep(0.1)
+        raise AssertionError(f"{stream} has no leader")
+
+    def _is_ready(self) -> bool:
+        probe = {"name": "PROBE", "subjects": ["probe"], "num_replicas": len(self.servers)}
+        with suppress(OSError, AssertionError):
+            self.servers[0].api("STREAM.CREATE.PROBE", probe)
+            self.servers[0].api("STREAM.DELETE.PROBE")
+            return True
+        return False
+
+
+@contextmanager
+def running_nats_cluster(folder: Path, size: int = 3) -> Generator[NatsCluster]:
+    """A cluster with its data in `folder` for the time of the block."""
+    cluster = NatsCluster(folder, size)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+@pytest.fixture(scope="session")
+def nats_cluster_of_session(tmp_path_factory: pytest.TempPathFactory) -> Generator[NatsCluster]:
+    with running_nats_cluster(tmp_path_factory.mktemp("nats-cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def nats_cluster(nats_cluster_of_session: NatsCluster) -> Generator[NatsCluster]:
+    """One cluster for the whole session, for it takes seconds to start: for tests that use run ids of
+    their own. They may kill and pause its servers.
+    """
+    yield nats_cluster_of_session
+    for server in nats_cluster_of_session.servers:
+        if server.returncode is None:
+            server.resume()
+        else:
+            server.start()
