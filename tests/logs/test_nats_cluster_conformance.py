@@ -20,7 +20,7 @@ def marked(check: Check) -> ParameterSet:
     return pytest.param(check, id=f"{check.area}-{check.name}", marks=marks)
 
 
-@pytest.mark.parametrize("check", map(marked, CHECKS))
+@pytest.mark.parametrize("check", [marked(check) for check in CHECKS])
 async def test_a_replicated_nats_log_keeps_the_promise(
     check: Check, nats_cluster: NatsCluster
 ) -> None:
