@@ -35,12 +35,15 @@ export function Fields({ path, schema, root, value, onChange }: Omit<FieldProps,
 
 function Field(props: FieldProps) {
   const { schema, shape } = shapeOf(props.schema, props.root);
-  const own = { ...props, schema };
+  // (Of what is referred to, the title names the type: two fields of one type must not be called the same.)
+  const own = { ...props, schema: { ...schema, title: props.schema.title ?? spoken(props.name) } };
   if (shape === "object") return <ObjectField {...own} />;
   if (shape === "list") return <ListField {...own} />;
   if (shape === "variants") return <VariantField {...own} />;
   return <ValueField {...own} shape={shape} />;
 }
+
+const spoken = (name: string): string => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 const labelOf = ({ schema, name, isRequired }: FieldProps) => `${inert(schema.title ?? name)}${isRequired ? " *" : ""}`;
 
@@ -65,9 +68,10 @@ const isSwitch = ({ schema, isRequired }: FieldProps) => isRequired || typeof sc
 function aboutOf({ minimum, maximum, exclusiveMinimum, exclusiveMaximum, minLength, maxLength, pattern, format }: Schema, shape: Shape): string {
   const least = minimum !== undefined ? `from ${minimum}` : exclusiveMinimum !== undefined ? `more than ${exclusiveMinimum}` : "";
   const most = maximum !== undefined ? `up to ${maximum}` : exclusiveMaximum !== undefined ? `less than ${exclusiveMaximum}` : "";
-  const length = minLength !== undefined || maxLength !== undefined ? `${minLength ?? 0} to ${maxLength ?? "any number of"} characters` : "";
+  const fewest = minLength ? `at least ${minLength} characters` : "";
+  const longest = maxLength !== undefined ? `at most ${maxLength} characters` : "";
   const own = shape === "json" ? "as JSON" : shape === "integer" ? "a whole number" : shape === "number" ? "a number" : "";
-  return [own, least, most, length, pattern && `like ${pattern}`, format].filter(Boolean).join(", ");
+  return [own, least, most, fewest, longest, pattern && `like ${pattern}`, format].filter(Boolean).join(", ");
 }
 
 function Input(props: FieldProps & { shape: Shape; id: string }) {

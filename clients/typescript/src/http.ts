@@ -63,7 +63,7 @@ export class Http {
       return await this.#fetch(this.#base + path + search(query), init);
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
-      throw new RunstreamError("unreachable", `${this.#base} cannot be reached: ${(error as Error).message}`);
+      throw new RunstreamError("unreachable", `${this.#base} cannot be reached: ${(error as Error).message}${hint(this.#base)}`);
     }
   }
 
@@ -73,6 +73,12 @@ export class Http {
     asked.catch(() => (this.#token = undefined));
     return asked;
   }
+}
+
+/** A browser does not say why a page got nothing; if the server is of another origin, this is likely it. */
+function hint(base: string): string {
+  const { origin = base } = globalThis.location ?? {};
+  return base.startsWith(origin) ? "" : ` (or it lacks --cors-origin ${origin})`;
 }
 
 /** The address of a run. */

@@ -34,17 +34,15 @@ const RETRY_MS_MAX = 10_000;
 
 /** The options as the server's parameters. */
 export const queryOf = ({ fromSeq, after, last, kinds, topics, steps, correlationIds, follow }: SubscribeOptions): Query => ({
-  kinds: list(kinds),
-  topics: list(topics),
-  steps: list(steps),
-  correlation_ids: list(correlationIds),
+  kinds,
+  topics,
+  steps,
+  correlation_ids: correlationIds,
   follow: follow === false ? false : undefined,
   from_seq: fromSeq,
   last,
   after: after ?? undefined,
 });
-
-const list = (names: string | readonly string[] | undefined) => (typeof names === "string" ? [names] : names);
 
 /** The items in the batches in which they arrived (never empty), gaps among them, until the run's end. */
 export async function* subscribePages(http: Http, runId: string, options: SubscribeOptions): AsyncGenerator<Item[], void, void> {
