@@ -32,12 +32,13 @@ check: $(VENV)/.dev ## lint, formatting, types, layers
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-services: ## install what tests start: Redis, NATS, PostgreSQL, Chromium, Node (Debian, Ubuntu)
+services: ## install what tests start: Redis, NATS, PostgreSQL, nginx, Chromium, Node (Debian, Ubuntu)
 	@missing=; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	PATH=$$PATH:/usr/sbin:/usr/local/sbin command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
 		missing="$$missing postgresql"; \
+	PATH=$$PATH:/usr/sbin command -v nginx >/dev/null || missing="$$missing nginx"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
 	[ -n "$$missing" ] || exit 0; \

@@ -280,6 +280,22 @@ async def test_an_append_without_a_producer_is_not_repeated() -> None:
         assert len(server.requests) == 1
 
 
+async def test_a_proxy_that_has_lost_its_server_is_asked_again_unless_that_could_store_twice() -> (
+    None
+):
+    async def script(_request: Request, line: Line) -> None:
+        first = len(server.requests) % 2
+        await line.send(answer(502, HTML, "text/html") if first else STORED)
+
+    async with log_of(script, times=Times()) as (log, server):
+        draft = make_draft("r1", "x", {})
+        assert (await log.append("r1", [draft], producer=Producer("p", 0, 1))).last_seq == 1
+        assert len(server.requests) == 2
+        with pytest.raises(LogUnavailable, match=r"502.* may have been stored"):
+            await log.append("r1", [draft])
+        assert len(server.requests) == 3
+
+
 async def test_what_our_own_lost_attempt_did_is_not_news() -> None:
     lost: list[Request] = []
     opened = {"run": json.loads(run_answer().partition(b"\r\n\r\n")[2]), "epoch": 2, "number": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,15 @@ async def test_a_certificate_is_trusted_only_if_its_authority_is(tmp_path: Path)
             records = [r async for r in streams.subscribe("r1", follow=False)]
             assert [record.data for record in records] == [{"n": 1}]
         process.close_publishers()
+
+
+async def test_a_connection_that_is_lost_in_the_middle_of_the_handshake_is_told() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, connect(url) as streams:
+        with pytest.raises(LogUnavailable, match="cannot connect: the connection was lost"):
+            await streams.list_runs()

@@ -24,6 +24,7 @@ RETRY_AFTER_S_MAX: Final = 60.0
 
 TOO_MANY: Final = 429
 SERVER_ERROR: Final = 500
+BAD_GATEWAY: Final = 502
 UNAVAILABLE: Final = 503
 # Whoever is answered so has not been served, and may come again.
 COME_BACK: Final = frozenset({TOO_MANY, UNAVAILABLE})

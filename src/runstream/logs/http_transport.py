@@ -27,10 +27,10 @@ import aiohttp
 from yarl import URL
 
 from ..api import HEARTBEAT_S, JSON, V1
-from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
+from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog, RunstreamError
 from ..retry import Retry
 from ..settings import proxy_for
-from .http_refusals import COME_BACK, Busy, refusal, retry_after_s
+from .http_refusals import BAD_GATEWAY, COME_BACK, Busy, refusal, retry_after_s
 
 logger = logging.getLogger(__name__)
 
@@ -141,11 +141,9 @@ class Transport:
                     )
                 if status < 300 or (unsure and status == done):  # noqa: PLR2004 - HTTP's own
                     return Answer(status, answer, unsure)
-                error = refusal(status, found, answer)
-                # Whoever is asked to come back later has not been served.
-                if status not in COME_BACK:
-                    raise error
-                error = LogUnavailable(str(error))
+                error = _may_come_back(refusal(status, found, answer), status, repeatable)
+                # Whoever is asked to come back later has not been served; by a proxy, nobody knows.
+                unsure |= status == BAD_GATEWAY
                 again_after_s = max(again_after_s, retry_after_s(found))
             except aiohttp.ClientConnectorError as cause:
                 error = self._unavailable(cause)
@@ -154,9 +152,7 @@ class Transport:
             except (aiohttp.ClientError, OSError) as cause:
                 error = self._unavailable(cause)
                 if not repeatable:
-                    raise LogUnavailable(
-                        f"{error}; it may have been stored all the same"
-                    ) from cause
+                    raise _in_doubt(error) from cause
                 unsure = True
             now = time.monotonic()
             give_up_at = give_up_at or now + self.times.persist_s
@@ -369,10 +365,25 @@ def _tls(ca: str | None) -> ssl.SSLContext | bool:
         raise InvalidURL(f"ca names a file with certificates (PEM): {ca!r}: {error}") from error
 
 
+def _may_come_back(error: RunstreamError, status: int, repeatable: bool) -> LogUnavailable:
+    """The refusal, if the same request may be made again. Raises it else."""
+    if status == BAD_GATEWAY and not repeatable:
+        # The proxy has lost its server, before or behind the request: as if we had lost it.
+        raise _in_doubt(error)
+    if status != BAD_GATEWAY and status not in COME_BACK:
+        raise error
+    return LogUnavailable(str(error))
+
+
+def _in_doubt(error: Exception) -> LogUnavailable:
+    return LogUnavailable(f"{error}; it may have been stored all the same")
+
+
 def _plain(error: OSError) -> str:
     """What an error of the system says, without its number."""
     if isinstance(error, ssl.SSLError) or not error.errno or error.errno < 0:
-        return str(error.args[-1])
+        # (One that was lost in the middle of TLS's handshake says nothing at all.)
+        return str(error.args[-1]) if error.args else "the connection was lost"
     return os.strerror(error.errno)
 
 
