@@ -55,7 +55,7 @@ async def test_the_write_ahead_log_is_bounded_under_constant_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At any moment somebody reads, so SQLite itself never finds the moment to begin it anew."""
-    # The same in small: the real figures are 16 and 64 MiB.
+    # The same in small: the real figures are 32 and 64 MiB.
     monkeypatch.setattr(sqlite_file, "CHECKPOINT_PAGES", 250)
     monkeypatch.setattr(sqlite_file, "WAL_SIZE_BYTES_MAX", 4 * MIB)
     monkeypatch.setattr(sqlite_writer, "WAL_LOOK_S", 0.0)

@@ -15,9 +15,9 @@ from ..log import Page
 from ..record import Cursor, Draft
 from .sqlite_store import Chunk, Stored
 
-# One stream: ten thousand tokens, enough for a subscriber that is a moment behind. More would cost the
-# producer (fresh memory) what it saves the reader (decoding).
-STREAM_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
+# One stream: ninety thousand tokens, so that whoever follows a burst need not decode what was just
+# encoded. Half of the memory for all, so that one busy stream does not push out every other.
+STREAM_SIZE_BYTES_MAX: Final = 32 * 1024 * 1024
 # What a record costs in memory beside its JSON, measured.
 RECORD_OVERHEAD_BYTES: Final = 250
 # All streams of a process together.
