@@ -191,6 +191,18 @@ def test_giving_up_answers_for_the_batch_on_its_way_and_ignores_its_late_outcome
     assert isinstance(box.closed_by, LogClosed)
 
 
+def test_who_waits_behind_a_whole_batch_that_came_too_late_is_answered() -> None:
+    box = outbox(records_max=10)
+    box.put_always(draft(1, "run.completed", run_id="child"))
+    for number in range(2, 6):
+        box.put(draft(number, run_id="child"))
+    ticket = box.ticket()
+    box.stored(taken(box, limit=1))
+    assert box.take(limit=2) is None
+    assert answer(ticket)
+    assert box.counts.dropped == 4
+
+
 def test_records_that_came_too_late_for_the_run_are_dropped_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -252,3 +252,17 @@ def test_a_waiter_whose_loop_is_gone_stops_nobody() -> None:
     waiting._log_destroy_pending = False  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue] # meant here
     del waiting
     gc.collect()
+
+
+def test_a_record_that_comes_at_the_moment_of_the_muting_is_dropped_as_the_next_ones_are() -> None:
+    def kick() -> None:
+        box.mute(DOWN)
+
+    # (A full queue calls the sender before it looks for room.)
+    box = outbox(overflow="drop_oldest", linger_s=1.0)
+    for number in range(2):
+        box.put(draft(number))
+    box.connect(kick)
+    box.put(draft(2))
+    box.put(draft(3))
+    assert (box.waiting, box.counts.dropped) == (0, 4)

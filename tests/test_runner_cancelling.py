@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import sys
 import textwrap
 import threading
 import time
+from typing import cast
 
 import pytest
 
@@ -30,9 +32,14 @@ from runstream import (
     publish,
     step,
 )
+from runstream.local_handler import LocalHandler
+from runstream.log import Producer
+from runstream.record import make_draft
 from workflow_runs import kinds_of, own_log, records_of, until
 
 __all__ = ["own_log"]
+
+PATIENCE_S = 20.0
 
 
 async def test_a_step_that_never_returns_ends_with_the_run_s_time() -> None:
@@ -324,3 +331,47 @@ def test_a_loop_that_is_closed_with_a_run_in_it_ends_the_run(
         coroutine = task.get_coro()
         assert coroutine is not None
         coroutine.close()
+
+
+async def test_a_step_that_begins_at_the_moment_of_the_cancelling_is_stopped_as_the_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Two(Workflow):
+        @step
+        async def one(self, ev: StartEvent) -> StopEvent:
+            await asyncio.Event().wait()
+            return StopEvent()
+
+        @step
+        async def two(self, ev: StartEvent) -> StopEvent:
+            await asyncio.Event().wait()
+            return StopEvent()
+
+    class Cancelling(io.StringIO):
+        """What a workflow says that the first of its two steps begins: then it is cancelled."""
+
+        def write(self, text: str, /) -> int:
+            if "begins" in text:
+                cast(LocalHandler, handler)._runner.cancel()  # pyright: ignore[reportPrivateUsage] # at once
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Cancelling())
+    handler = Two(verbose=True, cancel_grace=PATIENCE_S).run()
+    with pytest.raises(RunCancelled):
+        await handler
+    kinds = await kinds_of(handler)
+    assert {"step.cancelled one#1", "step.cancelled two#1"} < set(kinds)
+    assert "abandoned_steps" not in (await records_of(handler))[-1].data
+
+
+@pytest.mark.parametrize("data", [b"null", b'{"reason": 7}'])
+async def test_a_request_to_cancel_may_hold_anything(own_log: str, data: bytes) -> None:
+    handler = Endless().run()
+    await begun(handler)
+    log = await asyncio.to_thread(process.acquire_log, own_log)
+    draft = make_draft(handler.run_id, "run.cancel_requested", data)
+    await log.append(handler.run_id, [draft], producer=Producer("anyone", 0, 1))
+    await process.release_log(own_log, log)
+    with pytest.raises(RunCancelled):
+        await asyncio.wait_for(handler, PATIENCE_S)
+    assert (await last_event(handler)).reason is None

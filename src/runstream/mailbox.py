@@ -60,23 +60,18 @@ class Mailbox:
                 self._waiters.remove(waiter)
                 return
         if waiter.arrived.done() and not waiter.arrived.cancelled():
-            event = waiter.arrived.result()
-            if not self.offer(event):
-                self.keep(event)
+            self.keep(waiter.arrived.result())
 
     def offer(self, event: Event) -> bool:
         """Give the event to the oldest waiter that accepts it; False if there is none."""
         with self._lock:
-            for at, waiter in enumerate(self._waiters):
-                if waiter.accepts(event):
-                    del self._waiters[at]
-                    waiter.arrived.set_result(event)
-                    return True
-            return False
+            return self._give(event)
 
     def keep(self, event: Event) -> None:
-        """Keep an event that nobody waits for yet."""
+        """Keep an event that nobody waits for yet; who has come since it was offered gets it."""
         with self._lock:
+            if self._give(event):
+                return
             if len(self._kept) >= KEPT_MAX:
                 dropped = self._kept.popleft()
                 logger.warning(
@@ -86,3 +81,13 @@ class Mailbox:
                     dropped.event_type,
                 )
             self._kept.append(event)
+
+    def _give(self, event: Event) -> bool:
+        """With the lock held."""
+        for waiter in [one for one in self._waiters if one.accepts(event)]:
+            self._waiters.remove(waiter)
+            # (One that was cancelled in another thread is about to withdraw.)
+            if waiter.arrived.set_running_or_notify_cancel():
+                waiter.arrived.set_result(event)
+                return True
+        return False

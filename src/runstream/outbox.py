@@ -228,14 +228,13 @@ class Outbox:
 
     def _make_room(self, draft: Draft) -> bool:
         """True if the draft may be queued, False if it has been dropped."""
-        if self.muted:
-            with self._lock:
-                self.counts.dropped += 1
-            return False
-        if self.linger_s > 0 and not self.urgent:
+        if self.linger_s > 0 and not self.urgent and not self.muted:
             self.urgent = self._asked = True
             self._kick()
         with self._lock:
+            if self.muted:
+                self.counts.dropped += 1
+                return False
             if self._watermark < self._records_max:
                 self._watermark = self._records_max
                 self._give_way()
@@ -312,6 +311,11 @@ class Outbox:
             self._watermark = self._half
             drafts, tickets = self._queue.pop(limit)
             late = self._cut_after_end(drafts) if self.ending else 0
+            while late and not drafts and self._entries:
+                # All of it came too late, and there is more, which nobody would ask for again.
+                drafts, behind = self._queue.pop(limit)
+                tickets += behind
+                late += self._cut_after_end(drafts)
             if drafts:
                 last = drafts[-1]
                 self._sending = Batch(

@@ -110,6 +110,8 @@ class RoutedJob:
         variables.run(current_scope.set, scope)
         context = Context[Any](self, scope)
         self._attempts[work.id] = attempt, context
+        if work.state != "running":
+            attempt.stop()  # told to before it was there to hear it
         if self._verbose:
             _say(f"{self._runner.run_id}: step {step.name} (attempt {work.attempt}) begins")
         if not step.is_async:
@@ -133,14 +135,15 @@ class RoutedJob:
     def _create_task(
         self, step: RoutedStep, context: Context[Any], attempt: Attempt, variables: ContextVars
     ) -> None:
-        task = self._loop.create_task(
-            self._run(step, context, attempt), name=step.name, context=variables
-        )
-        attempt.run_in(task)
+        self._loop.create_task(self._run(step, context, attempt), name=step.name, context=variables)
 
     async def _run(self, step: RoutedStep, context: Context[Any], attempt: Attempt) -> None:
         begun = time.monotonic()
         try:
+            # From here on it can be cancelled: a task that is so before its first step never gets here,
+            # and nobody would hear of its end.
+            attempt.check()
+            attempt.run_in(asyncio.current_task())
             result = await step.call(context, cast(Work, attempt.work).event)
         except BaseException as error:
             self._failed(context, attempt, error)

@@ -284,7 +284,7 @@ class Runner:
         elif record.kind == "run.cancel_requested":
             # (What cancelled an earlier turn of a run that was taken up again is not for this one.)
             if record.seq > self.run.opened_at:
-                self.cancel(record.data.get("reason"))
+                self.cancel(_reason(record.data))
         elif record.is_terminal and self._end is None:
             self.cancel("it was ended by another process")
 
@@ -366,6 +366,12 @@ def signalled(record: Record, classes: Collection[type[Event]]) -> Event | None:
     except (KeyError, TypeError, ValidationError) as error:
         logger.warning("run %s: a signal that cannot be read is ignored: %s", record.run_id, error)
         return None
+
+
+def _reason(data: Any) -> str | None:
+    """Why somebody asks for the end. (The record may be anybody's, and hold anything.)"""
+    reason: object = data.get("reason") if isinstance(data, dict) else None
+    return reason if isinstance(reason, str) else None
 
 
 def claimed() -> Future[Any]:

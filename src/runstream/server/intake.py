@@ -59,7 +59,10 @@ class Intake:
 
     def _take(self) -> list[PendingAppend]:
         """On the log's thread."""
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), TAKEN_MAX))]
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), TAKEN_MAX))]
+        if self._waiting and self._kick is not None:
+            self._kick()  # the log may have heard of all of them by now, and would not ask again
+        return taken
 
     def _done(
         self,
