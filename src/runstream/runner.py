@@ -13,7 +13,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from contextvars import Context as ContextVars
 from contextvars import copy_context
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from pydantic import ValidationError
@@ -370,7 +370,7 @@ def signalled(record: Record, classes: Collection[type[Event]]) -> Event | None:
 
 def _reason(data: Any) -> str | None:
     """Why somebody asks for the end. (The record may be anybody's, and hold anything.)"""
-    reason: object = data.get("reason") if isinstance(data, dict) else None
+    reason = cast("dict[str, object]", data).get("reason") if isinstance(data, dict) else None
     return reason if isinstance(reason, str) else None
 
 
