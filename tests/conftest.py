@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Generator
@@ -36,6 +37,8 @@ __all__ = [
 
 # At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.
 LOOP_BLOCKED_S_MAX = 0.05
+# The suite's largest files take some hundred megabytes at a time.
+MEMORY_FREE_BYTES = 4 * 1024**3
 
 
 class _CpuWait(threading.local):
@@ -147,13 +150,31 @@ def watch_event_loops() -> Generator[list[str]]:
         yield blocked
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Undo what surroundings do to the processes that the tests start by the hundred."""
+    if (
+        config.getoption("markexpr") == "not soak"
+    ):  # what runs for hours may write more than memory has
+        _keep_files_in_memory()
     # Containers often forbid compiled files; then each process would compile the whole package again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # A shell that starts us in the background has us ignore Ctrl-C, and our children would do the same.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _keep_files_in_memory() -> None:
+    """Have temporary files where no disk is waited for, if there is such a place, and room in it.
+
+    Tests kill processes, never the machine: what was written is there all the same.
+    """
+    memory = Path("/dev/shm")  # Linux's
+    if "TMPDIR" in os.environ or not os.access(memory, os.W_OK):
+        return
+    found = os.statvfs(memory)
+    if found.f_bavail * found.f_frsize >= MEMORY_FREE_BYTES and not found.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = str(memory)
+        tempfile.tempdir = None
 
 
 @pytest.hookimpl(wrapper=True)

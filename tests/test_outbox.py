@@ -142,7 +142,7 @@ def test_what_slips_behind_the_end_is_dropped_and_the_end_is_kept() -> None:
     box = outbox()
     box.put_always(end())
     # As a thread does that looked before the end and queues after it.
-    box._entries.append(draft(1))  # pyright: ignore[reportPrivateUsage]
+    box._entries.append(draft(1))  # pyright: ignore[reportPrivateUsage] - no call tells
     batch = taken(box)
     assert batch.final
     assert len(batch.drafts) == 1

@@ -301,9 +301,13 @@ def test_records_linger_for_company_until_one_is_urgent(
 def test_lingering_ends_by_itself(make_log: Callable[..., TroubledLog]) -> None:
     with publishing_to(make_log()) as publisher:
         outbox = outbox_in(publisher, linger_s=0.01)
-        for number in range(3):
+
+        def put_and_wait(number: int) -> None:
             outbox.put(draft(number))
-            wait_until(lambda number=number: outbox.counts.stored == number + 1)  # type: ignore[misc]
+            wait_until(lambda: outbox.counts.stored == number + 1)
+
+        for number in range(3):
+            put_and_wait(number)
 
 
 # --- leases --------------------------------------------------------------------------------------

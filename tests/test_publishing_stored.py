@@ -24,6 +24,7 @@ from runstream import (
     start_run,
 )
 from runstream.logs.memory import MemoryLog
+from workflow_runs import until
 
 __all__ = ["closed_publishers", "url"]
 
@@ -122,8 +123,8 @@ async def test_what_a_full_queue_drops_is_told_by_the_stats_and_in_the_stream(
     before = publisher_stats().dropped
     async with connect("memory:") as streams:
         async with start_run("w", url="memory:", overflow="drop_oldest") as run:
-            while publisher_stats().last_error is None:
-                await asyncio.sleep(0.001)  # until the first batch is on its way, and stuck
+            # The first batch is on its way, and stuck.
+            await until(lambda: publisher_stats().last_error is not None)
             for number in range(100):
                 publish({"n": number})
             dropped = publisher_stats().dropped - before

@@ -10,6 +10,7 @@ from ..log import Lease, LeaseClaim, Log, Opened, Producer
 from ..record import make_draft
 from .check import (
     WORKFLOW,
+    BrokenPromise,
     OpenLog,
     collect,
     ending,
@@ -40,15 +41,15 @@ async def _start(log: Log, claim: LeaseClaim, *, parent: str | None = None) -> t
 
 
 def _lease(opened: Opened) -> Lease:
-    expect(opened.info.lease is not None, "`open` with a claim gives no lease")
-    assert opened.info.lease is not None  # noqa: S101 - for the type checkers
+    if opened.info.lease is None:
+        raise BrokenPromise("`open` with a claim gives no lease")
     return opened.info.lease
 
 
 async def _lease_of(log: Log, run: str) -> Lease:
     lease = (await log.info(run)).lease
     if lease is None:
-        raise AssertionError(f"run {run!r} has no lease")
+        raise BrokenPromise(f"run {run!r} has no lease")
     return lease
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 
 from ..errors import PositionGone, RunstreamError
-from ..log import Lease, LeaseClaim, Log, Producer, RunInfo
+from ..log import Lease, LeaseClaim, Log, Opened, Producer, RunInfo
 from ..logs.memory import MemoryLog
 from ..record import Draft, make_draft
 from .check import WORKFLOW, BrokenPromise, OpenLog, expect_equal, new_name, read_all
@@ -65,10 +65,10 @@ def _comparable(answer: Any) -> object:
             return msgspec.structs.replace(
                 answer, generation="", created=0, ended=None if answer.ended is None else 0
             )
-        case msgspec.Struct() if hasattr(answer, "info"):
-            return msgspec.structs.replace(answer, info=_comparable(answer.info))  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+        case Opened():
+            return msgspec.structs.replace(answer, info=_comparable(answer.info))
         case list() | tuple():
-            return [_comparable(part) for part in answer]  # pyright: ignore[reportUnknownVariableType]
+            return [_comparable(part) for part in cast("Sequence[object]", answer)]
         case Draft():
             return answer.run_id, answer.kind, bytes(answer.data)
         case _:
@@ -154,9 +154,12 @@ class _Game:
         for _ in range(count):
             self._written += 1
             whose = self.rng.choice(self.runs) if self.rng.random() < 0.1 / count else run
-            kind = self.rng.choice(KINDS) if self.rng.random() < 0.2 else "note"  # noqa: PLR2004
+            kind = self.rng.choice(KINDS) if self._one_in(5) else "note"
             drafts.append(make_draft(whose, kind, {"n": self._written}))
         return drafts
+
+    def _one_in(self, times: int) -> bool:
+        return self.rng.random() * times < 1
 
     def _append(self, run: str) -> Call:
         return self._sending(run, self._drafts(run), final=False)
@@ -164,7 +167,7 @@ class _Game:
     def _end(self, run: str) -> Call:
         kind = self.rng.choice(("run.completed", "run.failed", "run.cancelled"))
         drafts = [*self._drafts(run)[:2], make_draft(run, kind, {})]
-        return self._sending(run, drafts, final=self.rng.random() < 0.5)  # noqa: PLR2004
+        return self._sending(run, drafts, final=self._one_in(2))
 
     def _sending(self, run: str, drafts: list[Draft], *, final: bool) -> Call:
         who = self.rng.choice([None, *self._producers])

@@ -67,7 +67,8 @@ async def check_cancelled_appends_leave_the_others_alone(open_log: OpenLog) -> N
         kept = {
             place for place, answer in enumerate(answers) if not isinstance(answer, BaseException)
         }
-        expect(len(kept) >= 40, f"of 40 appends that nobody cancelled {40 - len(kept)} failed")  # noqa: PLR2004
+        failed = {place for place in range(60) if place % 3} - kept
+        expect(not failed, f"of 40 appends that nobody cancelled {len(failed)} failed")
         expect(kept <= there, "an append that nobody cancelled is not stored")
         expect_equal(len(there), len(batches), "batches that are stored once")
 

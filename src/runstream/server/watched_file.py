@@ -69,7 +69,7 @@ class WatchedFile(Generic[T]):
         except (OSError, InvalidInput) as error:
             self._seen = None
             if str(error) != self._fault:
-                logger.error("nobody is let in until %s is mended: %s", self.path, error)  # noqa: TRY400
+                logger.error("nobody is let in until %s is mended: %s", self.path, error)  # noqa: TRY400 - the error says it all
             self._fault = str(error)
 
     def _signature(self) -> object:
