@@ -272,6 +272,8 @@ class Runner:
                         self._take_in(record)
         except RunstreamError as error:
             logger.warning("run %s: signals are no longer seen: %s", self.run_id, error)
+        except Exception:  # nobody awaits this task
+            logger.exception("run %s: signals are no longer seen", self.run_id)
         finally:
             if home is not None:
                 publisher.loops.leave(home, on_closed)
