@@ -83,6 +83,9 @@ class Everyone:
         return True
 
 
+EVERYONE: Final = Everyone()
+
+
 class OpenAccess:
     """Auth switched off: everyone may do everything. For apps that guard their routes themselves."""
 
@@ -91,7 +94,7 @@ class OpenAccess:
         self._tokens = RunTokens.with_new_secret()
 
     def identify(self, scope: Scope) -> Principal:  # noqa: ARG002 - the contract's
-        return Everyone()
+        return EVERYONE
 
     def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
         return self._tokens.mint(run_id, ttl_s, by=principal.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -22,7 +22,7 @@ from ..errors import StreamingOff
 from ..invocation import Target
 from ..log import Log
 from ..record import check_run_id
-from .access import Access, Everyone, OpenAccess, Principal
+from .access import EVERYONE, Access, OpenAccess, Principal
 from .answers import INTERNAL, UNAVAILABLE, problem_for, send_problem
 from .bodies import Body
 from .cors import with_cors
@@ -70,7 +70,8 @@ class App:
         self._workflows = workflows
         self._chores = chores
         self._router = Router(routes)
-        self._requests = with_cors(self._request, options.cors_origins)
+        # The app for a server that sends it nothing but HTTP requests: one step less for each.
+        self.requests: Final = with_cors(self._answer, options.cors_origins)
         self._site: Site | None = None
         self._tracing: Tracing | None = None
         self._trouble_at = 0.0
@@ -153,27 +154,19 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._requests(scope, receive, send)
+            await self.requests(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
             # WebSockets: closing before accepting is answered with 403.
             await send({"type": "websocket.close"})
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         site = self._site or await self.start()
         self._active += 1
         self._idle.clear()
-        try:
-            await self._answer(site, scope, receive, send)
-        finally:
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
-
-    async def _answer(self, site: Site, scope: Scope, receive: Receive, send: Send) -> None:
         began_s = time.perf_counter()
-        status = 0
+        noting = _Noting(send)
         pattern = "none"
         parts: dict[str, str] = {}
         span = None if self._tracing is None else self._tracing.begin(scope)
@@ -181,29 +174,26 @@ class App:
         is_http_2 = scope.get("http_version") == "2" and scope["method"] in {"POST", "PUT"}
         body = Body(receive) if is_http_2 else None
 
-        def noting(message: Message) -> Any:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            return send(message)
-
         try:
             route, parts = self._router.find(scope)
             pattern = route.pattern
-            await self._serve(site, route, parts, scope, body.receive if body else receive, noting)
+            await self._begin(site, route, parts, scope, body.receive if body else receive, noting)
         except Exception as error:
             problem = problem_for(error)[0]
             if problem.code == INTERNAL:
                 logger.exception("%s %s failed", scope["method"], pattern)
             elif problem.detail == UNAVAILABLE:
                 self._tell_trouble(error)
-            if status:
+            if noting.status:
                 raise
             if body is not None:
                 await body.discard()
             await send_problem(noting, error)
         finally:
-            seconds = time.perf_counter() - began_s
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+            status, seconds = noting.status, time.perf_counter() - began_s
             site.metrics.answered(pattern, scope["method"], status, seconds)
             log_request(scope, pattern, status, seconds)
             if span is not None:
@@ -216,7 +206,7 @@ class App:
             self._trouble_at = now + TROUBLE_S
             logger.warning("the log cannot be used: %s", error)
 
-    async def _serve(
+    def _begin(
         self,
         site: Site,
         route: Route,
@@ -224,9 +214,10 @@ class App:
         scope: Scope,
         receive: Receive,
         send: Send,
-    ) -> None:
+    ) -> Awaitable[None]:
+        """Ask who is there and what they may; what is left is to be awaited."""
         run_id = parts.get(RUN_ID)
-        principal: Principal = Everyone()
+        principal: Principal = EVERYONE
         if route.permission is not None:
             principal = site.access.identify(scope)
             scope[PRINCIPAL] = principal.name
@@ -237,11 +228,9 @@ class App:
         if route.streams and not self._options.streaming:
             raise StreamingOff("streaming is switched off at this server")
         if route.raw is not None:
-            await route.raw(site, principal, run_id or "", scope, receive, send)
-        elif route.cold is not None:
-            scope["path_params"] = parts
-            response = await route.cold(site, principal, Request(scope, receive))
-            await response(scope, receive, packing(scope, send))
+            return route.raw(site, principal, run_id or "", scope, receive, send)
+        scope["path_params"] = parts
+        return _answer_cold(route, site, principal, scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -279,6 +268,29 @@ def create_app(
         chores=(watch_leases, enforce_retention),
         routes=ROUTES,
     )
+
+
+class _Noting:
+    """A `send` that remembers the status of the answer; 0: it has not begun."""
+
+    __slots__ = ("_send", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        return self._send(message)
+
+
+async def _answer_cold(
+    route: Route, site: Site, principal: Principal, scope: Scope, receive: Receive, send: Send
+) -> None:
+    if route.cold is not None:
+        response = await route.cold(site, principal, Request(scope, receive))
+        await response(scope, receive, packing(scope, send))
 
 
 async def _keep_doing(chore: Chore, site: Site) -> None:

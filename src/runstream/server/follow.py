@@ -8,11 +8,10 @@ error), and 410 for a page.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Final
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..admission import check_limit
 from ..api import JSON, NDJSON, SSE, WAIT_S_MAX
@@ -50,14 +49,7 @@ async def follow_events(
     if not site.options.streaming:
         raise StreamingOff("streaming is switched off at this server")
     principal.require("runs:read", run_id)
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    form = _choose_form(headers.get(b"accept", b"").decode("latin-1"))
-    query = parse_events_query(
-        scope["query_string"].decode("latin-1"),
-        headers.get(b"last-event-id", b"").decode("latin-1"),
-    )
-    if form is not None and query.limit is not None:
-        raise InvalidInput(f"limit= goes with a page (Accept: {JSON})")
+    form, query = _read_request(scope)
     info = await _find(site.log, run_id, min(query.wait_s, WAIT_S_MAX))
     if query.stream and info.root_run_id != run_id:
         principal.require("runs:read", info.root_run_id)
@@ -69,21 +61,36 @@ async def follow_events(
     if position.seq > info.last_seq:
         # Raises, unless there are more records by now.
         await site.log.read(info.root_run_id, after=position, limit=1)
-    await _stream(site, principal, info, position, query, form, receive, send)
+    follower = _stream_follower(site, principal, info, position, query, form, send)
+    # What was asked is of no use for as long as the run is followed.
+    del query, position
+    with _Attended(site, follower, info.root_run_id, receive):
+        await follower.run()
 
 
-async def _stream(
+def _read_request(scope: Scope) -> tuple[StreamFormat | None, EventsQuery]:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    form = _choose_form(headers.get(b"accept", b"").decode("latin-1"))
+    query = parse_events_query(
+        scope["query_string"].decode("latin-1"),
+        headers.get(b"last-event-id", b"").decode("latin-1"),
+    )
+    if form is not None and query.limit is not None:
+        raise InvalidInput(f"limit= goes with a page (Accept: {JSON})")
+    return form, query
+
+
+def _stream_follower(
     site: Site,
     principal: Principal,
     info: RunInfo,
     position: Cursor,
     query: EventsQuery,
     form: StreamFormat,
-    receive: Receive,
     send: Send,
-) -> None:
+) -> StreamFollower:
     is_root = info.run_id == info.root_run_id
-    follower = StreamFollower(
+    return StreamFollower(
         site.followers,
         principal,
         info,
@@ -95,8 +102,6 @@ async def _stream(
         heartbeat_s=site.options.heartbeat_s,
         stalled_s_max=site.options.stalled_s_max,
     )
-    async with _looked_after(site, follower, info, receive):
-        await follower.run()
 
 
 async def _send_page(
@@ -106,40 +111,63 @@ async def _send_page(
     is_root = info.run_id == info.root_run_id
     view = site.followers.view(_LINES, info.run_id, query.filter, is_root=is_root)
     page = PageFollower(site.followers, site.log, info, view)
+    body = b""
     if query.wait_s == 0:
         body = await page.read(position, limit, 0.0)
     else:
-        async with _looked_after(site, page, info, receive):
+        with _Attended(site, page, info.root_run_id, receive):
             body = await page.read(position, limit, min(query.wait_s, WAIT_S_MAX))
         if page.cut_reason is not None:
             return
     await send_body(send, 200, body, JSON.encode())
 
 
-@asynccontextmanager
-async def _looked_after(
-    site: Site, follower: Follower, info: RunInfo, receive: Receive
-) -> AsyncGenerator[None]:
-    """Counted, watched by the followers' clock, and ended when the client goes."""
-    site.followers.enter(follower, info.root_run_id)
-    watch = asyncio.create_task(_cut_when_gone(follower, receive))
-    try:
-        yield
-    except asyncio.CancelledError:
+class _Attended:
+    """A follower while it is served: counted, watched by the followers' clock, ended when its client goes.
+
+    An object, not a generator and a task: there are thousands of them.
+    """
+
+    __slots__ = ("_follower", "_followers", "_heard", "_receive", "_root_run_id")
+
+    def __init__(self, site: Site, follower: Follower, root_run_id: str, receive: Receive) -> None:
+        self._followers = site.followers
+        self._follower = follower
+        self._root_run_id = root_run_id
+        self._receive = receive
+        self._heard: asyncio.Future[Message] | None = None
+
+    def __enter__(self) -> None:
+        self._followers.enter(self._follower, self._root_run_id)
+        self._listen()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _stack: object) -> bool:
+        if self._heard is not None:
+            self._heard.cancel()
+            # What it may just have told has no meaning any more.
+            self._heard = None
+        self._followers.leave(self._follower, self._root_run_id)
         task = asyncio.current_task()
-        if follower.cut_reason is None or task is None:
-            raise
+        if not isinstance(error, asyncio.CancelledError) or task is None:
+            return False
+        if self._follower.cut_reason is None:
+            return False
         # It was our own doing.
         task.uncancel()
-    finally:
-        watch.cancel()
-        site.followers.leave(follower, info.root_run_id)
+        return True
 
+    def _listen(self) -> None:
+        # (What a server gives is a future already, or else becomes a task.)
+        self._heard = asyncio.ensure_future(self._receive())
+        self._heard.add_done_callback(self._hear)
 
-async def _cut_when_gone(follower: Follower, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    follower.cut("gone")
+    def _hear(self, heard: asyncio.Future[Message]) -> None:
+        if heard is not self._heard or heard.cancelled():
+            return
+        if heard.result()["type"] == "http.disconnect":
+            self._follower.cut("gone")
+        else:
+            self._listen()
 
 
 async def _find(log: Log, run_id: str, wait_s: float) -> RunInfo:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from ..errors import Forbidden
-from .access import Everyone, Principal
+from .access import EVERYONE, Principal
 from .run_tokens import RunTokens
 
 # Names that callers give this server: one or two honest ones, and no memory for the others.
@@ -43,7 +43,7 @@ class LoopbackAccess:
                 raise Forbidden(
                     "pages of that origin may not use this server; --cors-origin lists those that may"
                 )
-        return Everyone()
+        return EVERYONE
 
     def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
         return self._tokens.mint(run_id, ttl_s, by=principal.name)

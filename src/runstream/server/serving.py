@@ -156,7 +156,7 @@ def _granian(app: App, listening: Listening) -> Server:
 
 def _make_server(app: App, listening: Listening) -> Server:
     return Server(
-        app,
+        app.requests,
         address=listening.host,
         port=listening.port,
         interface=Interfaces.ASGINL,
