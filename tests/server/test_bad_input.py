@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from programs import wait_until
 from server_process import Reply, ServerProcess, server, shared_server
 from services.engine import find_program
+from tuned_server import tuned_server
 
 __all__ = ["server", "shared_server"]
 
@@ -289,6 +291,38 @@ def test_connections_that_say_nothing_or_little_do_not_keep_others_from_being_se
         for line in lines:
             line.close()
     wait_until(lambda: open_files(server) < 300, "the server lets go of connections that are gone")
+
+
+def test_bodies_that_are_under_way_have_limited_room_and_small_ones_always_pass(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    with tuned_server(tmp_path / "tuned", sqlite_url, bodies_bytes_max=4 * MIB) as server:
+        server.call("PUT", "/v1/runs/r", {"workflow": "w"})
+        large = json.dumps({"events": [{"kind": "a", "data": "x" * 1000}] * 1000}).encode()
+        small = b'{"events":[{"kind":"a"}]}'
+
+        def is_refused(body: bytes, **headers: str) -> bool:
+            answer = post(server, "r", body, **headers)
+            assert answer.status in {200, 503}, answer
+            return answer.status == 503
+
+        with ExitStack() as stack:
+
+            def is_full() -> bool:
+                if is_refused(large):
+                    return True
+                line = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+                stack.enter_context(line)
+                # What is announced does not count.
+                line.sendall(head("r", f"content-length: {4 * MIB}"))
+                assert not is_refused(small)
+                line.sendall(b" " * (7 * MIB // 2))
+                return False
+
+            wait_until(is_full, "most of a body has arrived")
+            assert is_refused(gzip.compress(large), content_encoding="gzip")
+            assert not is_refused(small)
+        wait_until(lambda: not is_refused(large), "there is room again")
 
 
 def open_files(server: ServerProcess) -> int:

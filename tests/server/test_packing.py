@@ -1,15 +1,18 @@
-"""Whole answers are packed for those who ask for it, where that pays; streams never are."""
+"""Whole answers are packed for those who ask for it, where that pays, and go as they are read."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import secrets
 
 import pytest
+from starlette.types import Message
 
 from runstream.logs.http import HttpLog
 from runstream.record import Cursor
-from runstream.server.packing import IN_LOOP_BYTES_MAX
+from runstream.server import packing as packing_module
+from runstream.server.packing import IN_LOOP_BYTES_MAX, PART_BYTES, packing
 from server_process import Reply, ServerProcess, server, shared_server
 
 __all__ = ["server", "shared_server"]
@@ -85,6 +88,36 @@ def test_lists_figures_and_documents_are_packed_too(shared_server: ServerProcess
         assert len(gzip.decompress(answer.body)) > len(answer.body)
     head = shared_server.call("HEAD", "/openapi.json", headers={"accept-encoding": "gzip"})
     assert (head.headers["content-encoding"], head.body) == ("gzip", b"")
+
+
+def test_a_long_answer_comes_whole_to_who_reads_it(shared_server: ServerProcess) -> None:
+    name = secrets.token_hex(8)
+    shared_server.call("PUT", f"/v1/runs/{name}", {"workflow": "w"})
+    for number in range(3):
+        events = [{"kind": "note", "data": f"{number} " + "x" * 1000}] * 1000
+        shared_server.call("POST", f"/v1/runs/{name}/events", {"events": events})
+    page = get(shared_server, f"/v1/runs/{name}/events?limit=3000", None)
+    assert len(page.body) > 10 * PART_BYTES
+    assert [record["seq"] for record in page.json["records"]] == list(range(1, 3001))
+
+
+async def test_a_long_answer_that_nobody_reads_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packing_module, "PART_S_MAX", 0.05)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) > 3:
+            await asyncio.Event().wait()  # its buffers are full
+
+    sending = packing({"headers": []}, send)
+    await sending({"type": "http.response.start", "status": 200, "headers": []})
+    async with asyncio.timeout(30):
+        await sending({"type": "http.response.body", "body": b"x" * 10 * PART_BYTES})
+    assert len(sent) == 4
+    assert sent[-1]["more_body"]
 
 
 async def test_our_client_reads_what_was_packed(shared_server: ServerProcess, run: str) -> None:

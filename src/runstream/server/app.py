@@ -24,7 +24,7 @@ from ..log import Log
 from ..record import check_run_id
 from .access import EVERYONE, Access, OpenAccess, Principal
 from .answers import INTERNAL, UNAVAILABLE, problem_for, send_problem
-from .bodies import Body
+from .bodies import Body, let_go
 from .cors import with_cors
 from .lease_watch import watch_leases
 from .metrics import Metrics
@@ -190,6 +190,7 @@ class App:
                 await body.discard()
             await send_problem(noting, error)
         finally:
+            let_go(site, scope)
             self._active -= 1
             if not self._active:
                 self._idle.set()

@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope
 
 from ..api import JSON
 from ..errors import InvalidInput, RequestTooLarge
-from .answers import Refused
+from .answers import NotNow, Refused
 from .site import Site
 
 T = TypeVar("T")
@@ -20,6 +20,10 @@ T = TypeVar("T")
 # Of a refused body over HTTP/2: a batch that is a few times too large is still answered.
 DISCARD_BYTES_MAX: Final = 16 * 1024 * 1024
 DISCARD_S_MAX: Final = 5.0
+# Bodies up to this size (a packet of a fast network, a usual batch) are not counted.
+SMALL_BYTES_MAX: Final = 64 * 1024
+# Where a request's scope says how much room its body holds.
+HELD: Final = "runstream.body_bytes"
 _JSON: Final = JSON.encode()
 # Of a content-length: more of them are too large in any case.
 _LENGTH_DIGITS_MAX: Final = 18
@@ -34,15 +38,17 @@ async def read_body(site: Site, scope: Scope, receive: Receive, *, optional: boo
         RequestTooLarge: more than the site takes, packed or unpacked.
         Refused: an encoding or media type that is not understood; too slow.
         InvalidInput: it broke off.
+        NotNow: there is no room for more large bodies.
     """
     size_bytes_max, time_s_max = site.options.body_bytes_max, site.options.body_read_s_max
     media_type, encoding, size_bytes = _read_headers(scope, size_bytes_max)
     if not optional:
         _check_media_type(media_type)
     packed = _is_packed(encoding)
+    held = _Held(site, scope)
     try:
         async with asyncio.timeout(time_s_max):
-            body = await _read(receive, size_bytes, size_bytes_max)
+            body = await _read(receive, size_bytes, size_bytes_max, held)
     except TimeoutError:
         raise Refused(
             "request_timeout",
@@ -51,7 +57,40 @@ async def read_body(site: Site, scope: Scope, receive: Receive, *, optional: boo
         ) from None
     if optional and body:
         _check_media_type(media_type)
-    return _unpack(body, size_bytes_max) if packed and body else body
+    if not packed or not body:
+        return body
+    body = _unpack(body, size_bytes_max)
+    held.add(len(body))
+    return body
+
+
+class _Held:
+    """What one request holds of the room that the site has for bodies; it does until it is answered.
+
+    Only what has arrived counts, so that nobody takes room by announcing much; and small bodies pass at
+    once, whatever the large ones are doing.
+    """
+
+    def __init__(self, site: Site, scope: Scope) -> None:
+        self._site = site
+        self._scope = scope
+        self._size_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        """Raises NotNow: there is no room."""
+        self._size_bytes += size_bytes
+        if self._size_bytes <= SMALL_BYTES_MAX:
+            return
+        new = self._size_bytes - self._scope.get(HELD, 0)
+        if self._site.body_bytes_held + new > self._site.options.bodies_bytes_max:
+            raise NotNow("the server has many large requests under way: send it again in a moment")
+        self._site.body_bytes_held += new
+        self._scope[HELD] = self._size_bytes
+
+
+def let_go(site: Site, scope: Scope) -> None:
+    """The request has been answered: its body makes room for others."""
+    site.body_bytes_held -= scope.pop(HELD, 0)
 
 
 class Body:
@@ -137,7 +176,9 @@ def _is_packed(encoding: bytes) -> bool:
             )
 
 
-async def _read(receive: Receive, told_bytes: int | None, size_bytes_max: int) -> bytes:
+async def _read(
+    receive: Receive, told_bytes: int | None, size_bytes_max: int, held: _Held
+) -> bytes:
     """The body. When its length is told nothing is waited for behind it: a server may take another turn
     between its threads to say that this was all.
     """
@@ -153,6 +194,7 @@ async def _read(receive: Receive, told_bytes: int | None, size_bytes_max: int) -
         if size_bytes > size_bytes_max:
             raise _too_large(size_bytes_max)
         parts.append(part)
+        held.add(len(part))
         if size_bytes == told_bytes or not message.get("more_body"):
             return part if len(parts) == 1 else b"".join(parts)
 

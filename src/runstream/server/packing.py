@@ -1,4 +1,4 @@
-"""Answers packed with gzip, for clients that ask for it, where that pays.
+"""How whole answers are sent: packed with gzip, for clients that ask for it, where that pays.
 
 Only whole answers: pages, lists, figures, the console's files. A stream is sent as its records come, in
 frames that are encoded once for all of its followers, and every browser says that it takes gzip; packed, it
@@ -22,6 +22,10 @@ from starlette.types import Message, Scope, Send
 PACKED_BYTES_MIN: Final = 1400
 # Packing more would be noticed in an event loop (some 10 ms per MiB), and is done in a thread.
 IN_LOOP_BYTES_MAX: Final = 64 * 1024
+# Beyond it an answer is sent in parts of this size …
+PART_BYTES: Final = 256 * 1024
+# … each of which arrives in this time, on a line of 100 kbit/s too.
+PART_S_MAX: Final = 30.0
 # The fastest: JSON of many records shrinks to a tenth all the same.
 _LEVEL: Final = 1
 _GZIP_WBITS: Final = 31
@@ -31,7 +35,7 @@ _Headers = Iterable[tuple[bytes, bytes]]
 
 
 def packing(scope: Scope, send: Send) -> Send:
-    """`send` for one answer that comes whole, in one message behind its start."""
+    """`send` for one answer that comes whole, in one message behind its start (others pass untouched)."""
     takes_gzip = _takes_gzip(scope["headers"])
     start: Message = {}
 
@@ -53,9 +57,25 @@ def packing(scope: Scope, send: Send) -> Send:
         if start:
             await send(start)
             start = {}
-        await send(message)
+        await _send_in_parts(send, message, body)
 
     return sending
+
+
+async def _send_in_parts(send: Send, message: Message, body: bytes) -> None:
+    """A long body goes as its reader takes it. One that is left unread for too long is broken off, or
+    connections that ask for much and read nothing would fill the memory.
+    """
+    begin = 0
+    while len(body) - begin > PART_BYTES:
+        part = body[begin : begin + PART_BYTES]
+        begin += PART_BYTES
+        try:
+            async with asyncio.timeout(PART_S_MAX):
+                await send({**message, "body": part, "more_body": True})
+        except TimeoutError:
+            return
+    await send({**message, "body": body[begin:]})
 
 
 def _takes_gzip(headers: _Headers) -> bool:

@@ -24,6 +24,9 @@ STALLED_S_MAX: Final = 60.0
 # A body of the largest size takes this long on a line of 1 Mbit/s; a sender that is slower holds memory
 # and a connection for nothing.
 BODY_READ_S_MAX: Final = 40.0
+# Bodies that are being read or stored, together: as many as a disk takes in about a second. Without it
+# whoever may write could fill the memory by many connections that send slowly.
+BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
 # Subscribers get this long to hear why a stopping server leaves, and appends to finish.
 DRAIN_S: Final = 5.0
 
@@ -37,6 +40,7 @@ class ServerOptions:
     events_max: int = EVENTS_MAX
     body_bytes_max: int = BODY_BYTES_MAX
     body_read_s_max: float = BODY_READ_S_MAX
+    bodies_bytes_max: int = BODIES_BYTES_MAX
     heartbeat_s: float = HEARTBEAT_S
     subscribers_per_run_max: int = SUBSCRIBERS_PER_RUN_MAX
     subscriber_bytes_max: int = SUBSCRIBER_BYTES_MAX
@@ -59,6 +63,7 @@ class Site:
     metrics: Metrics = field(default_factory=Metrics)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     workflows: Workflows = field(default_factory=Workflows)
+    body_bytes_held: int = 0
     intake: Intake = field(init=False)
     followers: Followers = field(init=False)
 
