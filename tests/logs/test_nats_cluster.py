@@ -14,21 +14,38 @@ from typing import Any
 import pytest
 
 from programs import report
-from runstream.conformance.check import collect, ending, new_name, notes, read_all, subscribe
-from runstream.errors import LogUnavailable
+from runstream.conformance.check import (
+    collect,
+    ending,
+    new_name,
+    notes,
+    numbers_of,
+    read_all,
+    subscribe,
+)
+from runstream.errors import InvalidURL, LogUnavailable, RunNotFound
 from runstream.log import Appended, Log, Producer
 from runstream.logs import open_log
+from runstream.logs.nats import NatsLog
 from runstream.record import Draft, Record
 from services.nats import NatsCluster
 
 # Guards against hanging. A new leader is elected within ten seconds, on an idle machine.
 DEADLINE_S = 120.0
 KILL_S_MAX = 90.0
+# Longer than the others wait for a sign of life.
+PAUSE_S = 30.0
+
+
+def plainly_opened(url: str) -> NatsLog:
+    log = open_log(url)
+    assert isinstance(log, NatsLog)
+    return log
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
+async def opened(url: str) -> AsyncGenerator[NatsLog]:
+    log = await asyncio.to_thread(plainly_opened, url)
     try:
         yield log
     finally:
@@ -138,3 +155,61 @@ async def test_a_killed_leader_loses_and_doubles_nothing(
                 stored = await read_all(anew, load.run)
                 assert len(stored) == len(load.acknowledged) + 1
     report(f"{sum(len(load.acknowledged) for load in loads)} appends, {kills} kills")
+
+
+async def test_a_crash_of_all_servers_takes_nothing_but_what_was_trimmed_and_removed(
+    nats_cluster: NatsCluster,
+) -> None:
+    kept, trimmed, removed = new_name(), new_name(), new_name()
+    async with asyncio.timeout(DEADLINE_S), opened(nats_cluster.url) as log:
+        for run in (kept, trimmed, removed):
+            await log.open(run, producer=None, workflow="w")
+            for number in range(20):
+                await log.append(run, notes(run, [number]))
+        await log.append(removed, [ending(removed)], final=True)
+        await log.trim(trimmed, through=15)
+        await log.remove(removed)
+        await log.append(kept, notes(kept, [20]))
+        await asyncio.to_thread(nats_cluster.kill)
+        await asyncio.to_thread(nats_cluster.start)
+        async with opened(nats_cluster.url) as anew:
+            assert numbers_of(await read_all(anew, kept)) == list(range(21))
+            assert numbers_of(await read_all(anew, trimmed, after=15)) == list(range(15, 20))
+            with pytest.raises(RunNotFound):
+                await anew.info(removed)
+        assert (await log.open(removed, producer=None, workflow="w")).created
+
+
+@pytest.mark.soak
+@pytest.mark.allow_blocking  # comparing all of it
+async def test_a_leader_that_hangs_is_replaced_and_comes_back_as_one_of_many(
+    nats_cluster: NatsCluster,
+) -> None:
+    async with (
+        asyncio.timeout(5 * DEADLINE_S),
+        opened(nats_cluster.url) as one,
+        opened(nats_cluster.url) as two,
+        loading([one, two]) as load,
+    ):
+        for _ in range(3):
+            await load.grow(50)
+            leader = await asyncio.to_thread(nats_cluster.leader)
+            leader.pause()
+            await asyncio.sleep(PAUSE_S)
+            leader.resume()
+            await load.grow(50)
+        await load.end()
+        async with opened(nats_cluster.url) as anew:
+            assert len(await read_all(anew, load.run)) == len(load.acknowledged) + 1
+
+
+def test_fewer_replicas_than_are_wanted_are_refused(nats_cluster: NatsCluster) -> None:
+    url = nats_cluster.url.partition("?")[0] + f"/{new_name()[-8:]}"
+    plainly_opened(f"{url}?replicas=2").close()
+    with pytest.raises(InvalidURL, match=r"replicas=3, but the log at .* has 2"):
+        open_log(f"{url}?replicas=3")
+    log = plainly_opened(url)
+    assert "a majority of 2 servers" in log.promise
+    log.close()
+    with pytest.raises(InvalidURL, match="require=durable"):
+        open_log(f"{url}?require=durable")

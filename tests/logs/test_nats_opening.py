@@ -87,6 +87,10 @@ def test_options_that_cannot_be_are_refused(nats_url: str, option: str) -> None:
     refused(f"{nats_url}?{option}", InvalidURL, option.partition("=")[0])
 
 
+def test_replicas_that_one_server_cannot_have_are_refused(nats_url: str) -> None:
+    refused(f"{nats_url}/MANY?replicas=3", InvalidURL, "several replicas take several servers")
+
+
 def test_a_wrong_password_or_token_is_told_without_showing_it(locked_nats: NatsServer) -> None:
     for secret in ("", "me:s3cret-wrong@", "s3cret-token@", f"nobody:{QUOTED}@"):
         url = f"nats://{secret}127.0.0.1:{locked_nats.port}"

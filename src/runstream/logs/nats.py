@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from ..admission import check_limit, check_open
+from ..admission import check_limit, check_open, check_removable
 from ..bell import Bell
 from ..errors import InvalidURL, LogClosed, LogUnavailable, RunNotFound
 from ..log import (
@@ -259,7 +259,11 @@ class NatsLog:
     async def _remove(self, run_id: str) -> None:
         root = await self._root_of(run_id)
         stream = self._stream(root)
-        await self._runs.remove(await stream.info(run_id), tuple(stream.state.children))
+        check_removable(await stream.info(run_id))
+        if self._line.is_replicated:
+            await stream.decide(Pending.stand_alone)
+        info, state = await stream.info(run_id), stream.state
+        await self._runs.remove(info, tuple(state.children), state.at)
         await stream.refresh()
         for gone in (run_id, *stream.state.children):
             self._roots.pop(gone, None)
@@ -315,36 +319,30 @@ class NatsLog:
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        watched = self._roots.get(run_id, run_id)
-        with self._bell.listen(watched) as listener:
+        # (Of a child we hear in its root's stream; what is not known here may be opened right now.)
+        watched = self._roots.get(run_id)
+        is_there = was_there = watched is not None
+        has_news = False
+        with self._bell.listen(watched or run_id) as listener:
             self._check_open()
-            while True:
-                left = deadline - time.monotonic()
-                try:
-                    async with asyncio.timeout(max(left, 0)):
-                        root, has_news = await self._do(self._look(watched, after))
-                except (LogUnavailable, TimeoutError):
-                    # Whoever waits is about to read, and hears of it there.
-                    root, has_news = watched, False
-                if has_news or left <= 0:
-                    break
-                if root != watched:
-                    await self.wait(root, after=after, timeout=left)
-                    break
-                await listener.wait(max(0.0, min(left, LOOK_S)))
-                if listener.rung.done():
-                    break  # (perhaps for nothing: whoever waits looks)
+            # (Of what goes wrong whoever waits will hear: it is about to read.)
+            with contextlib.suppress(LogUnavailable, TimeoutError):
+                async with asyncio.timeout(timeout):
+                    is_there, has_news = await self._do(self._look(watched or run_id, after))
+            left = deadline - time.monotonic()
+            if not has_news and is_there == was_there and left > 0:
+                # (It may end for nothing: whoever waits looks.)
+                await listener.wait(min(left, LOOK_S))
         self._check_open()
 
-    async def _look(self, run_id: str, after: int) -> tuple[str, bool]:
-        """Hear of a run from now on; its root, and whether there is something behind `after` now."""
+    async def _look(self, run_id: str, after: int) -> tuple[bool, bool]:
+        """Hear of a run from now on; whether it is there, and has something behind `after`, now."""
         await self._wakeups.hear(run_id)
         try:
-            root = await self._root_of(run_id)
-            info = await self._stream(root).info(root)
+            info = await self._info(run_id)
         except RunNotFound:
-            return run_id, False
-        return root, info.last_seq > after or info.has_ended
+            return False, False
+        return True, info.last_seq > after or info.has_ended
 
     # --- what they share -------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ FETCHED_BYTES_MAX: Final = 4 * 1024 * 1024
 # A fetch takes milliseconds. One that does not work is not tried again for a while.
 FETCH_S_MAX: Final = 2.0
 FETCH_AGAIN_S: Final = 30.0
+# Messages that are dropped at once, where it is done one by one.
+DROPPED_TOGETHER: Final = 64
 # A server forgets by itself what a fetch that was cut off has left there.
 FORGOTTEN_NS: Final = 5_000_000_000
 
@@ -50,8 +52,11 @@ _WRONG_LAST_SEQUENCE: Final = {10070, 10071}
 _STREAM_NOT_FOUND: Final = 10059
 _NOT_REPLICATED: Final = 10074
 _NOT_ENABLED: Final = {10076, 10039}
+_NO_MESSAGE: Final = {10037, 10043, 10057}
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _VERSION_MIN: Final = (2, 9, 0)
+# Before, a replica that comes back drops all that is older than a purge, of whatever subject that was.
+_PURGE_SAFE: Final = (2, 9, 18)
 _NO_RESPONDERS: Final = "503"
 # Where the sequence is in what a consumer's messages are to be acknowledged to.
 _ACK_SEQUENCE: Final = 5
@@ -342,14 +347,36 @@ class Line:
         """When this returns, who answers for the stream knows all that was stored before: after a change
         of leaders it may take the new one a moment.
         """
-        await self.purge(stream, f"{stream}.settle")
+        await self._drop(stream, 0)  # (there is none: all agree on nothing)
 
     async def purge(self, stream: str, subject: str, *, before: int | None = None) -> None:
         """Drop the messages of a subject, those below sequence `before` or all."""
+        version = self._client.connected_server_version
+        if self.is_replicated and (version.major, version.minor, version.patch) < _PURGE_SAFE:
+            await self._drop_each(stream, subject, before)
+            return
         body: dict[str, Any] = {"filter": subject}
         if before is not None:
             body["seq"] = before
         await self.api(f"STREAM.PURGE.{stream}", body)
+
+    async def _drop_each(self, stream: str, subject: str, before: int | None) -> None:
+        begin, found = 1, list[int]()
+        while True:
+            stored = await self.next(stream, subject, begin)
+            if stored is not None and (before is None or stored.seq < before):
+                found.append(stored.seq)
+                begin = stored.seq + 1
+                if len(found) < DROPPED_TOGETHER:
+                    continue
+            if not found:
+                return
+            await asyncio.gather(*(self._drop(stream, seq) for seq in found))
+            found.clear()
+
+    async def _drop(self, stream: str, seq: int) -> None:
+        with contextlib.suppress(_NotFound):
+            await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> Any:
         """Call `heard` with each message of a subject that somebody publishes from now on."""
@@ -397,7 +424,7 @@ class Line:
         said = f"NATS at {self._shown}: {problem.get('description')}"
         if code == _STREAM_NOT_FOUND:
             raise StreamGone(said)
-        if problem.get("code") == HTTPStatus.NOT_FOUND:
+        if problem.get("code") == HTTPStatus.NOT_FOUND or code in _NO_MESSAGE:
             raise _NotFound(said)
         if code == _NOT_REPLICATED:
             raise InvalidURL(f"{said}: several replicas take several servers (a cluster)")

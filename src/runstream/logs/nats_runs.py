@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 import msgspec
 
-from ..admission import check_removable
 from ..errors import LogUnavailable, NotALog, RunNotFound, RunstreamError
 from ..log import RunInfo
 from ..record import now_us
@@ -149,17 +148,18 @@ class Runs:
                 found[root] = retention
         return found
 
-    async def remove(self, info: RunInfo, children: tuple[str, ...]) -> None:
+    async def remove(self, info: RunInfo, children: tuple[str, ...], at: int) -> None:
         """Drop an ended root run and all that belongs to it; what it is found by comes last, so that a
-        removal that is cut off may be called again.
+        removal that is cut off may be called again. Before that comes the newest message, the one `at`.
         """
-        check_removable(info)
         names, root = self._subjects, info.run_id
         born = await self._line.last(names.runs, names.born(root))
         await self._line.purge(names.runs, names.kept(root))
         for run_id in children:
             await self._line.purge(names.runs, names.born(run_id))
         await self._line.purge(names.name, names.parts(root))
+        if self._line.is_replicated:
+            await self._line.purge(names.name, names.changes(root), before=at)
         await self._line.purge(names.name, names.changes(root))
         if born is not None:
             # Who begins it again meanwhile has noted it anew.

@@ -287,6 +287,11 @@ class Pending:
             self.kept_from = kept_from
             self.is_changed = self.is_whole = True
 
+    def stand_alone(self) -> None:
+        """The newest message shall be enough, while the others are dropped one by one."""
+        self._find(self._root_run_id)
+        self.is_changed = self.is_whole = True
+
     def retain(self, retention: Retention | None) -> None:
         self._find(self._root_run_id)
         if retention != self.retention:
