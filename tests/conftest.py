@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from server_process import server, shared_server
 from services.nats import nats_cluster, nats_cluster_of_session, nats_server, nats_url
 from services.postgres import postgres_cluster, postgres_server, postgres_url
 from services.redis import redis_cluster, redis_server, redis_url
 
-# The engines of the logs: a fixture is found by every test once it is imported here.
+# Our own server, and the engines of the logs: a fixture is found by every test once it is imported here.
 __all__ = [
     "nats_cluster",
     "nats_cluster_of_session",
@@ -33,6 +34,8 @@ __all__ = [
     "redis_cluster",
     "redis_server",
     "redis_url",
+    "server",
+    "shared_server",
 ]
 
 # At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.

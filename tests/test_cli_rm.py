@@ -7,9 +7,7 @@ from click.testing import CliRunner, Result
 
 from runstream import connect, process, publish, start_run
 from runstream.cli import runstream as cli
-from server_process import ServerProcess, server
-
-__all__ = ["server"]
+from server_process import ServerProcess
 
 # A command's event loop serves nobody but the command.
 pytestmark = pytest.mark.allow_blocking

@@ -27,9 +27,6 @@ from runstream.errors import ProducerFenced
 from runstream.log import Appended, Lease, Log, Page, Producer, RunInfo, Status
 from runstream.logs.memory import MemoryLog
 from runstream.record import Cursor, Draft
-from server_process import shared_server
-
-__all__ = ["shared_server"]
 
 LOGS = ("memory", "sqlite", "sqlite-process")
 

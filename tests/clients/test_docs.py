@@ -10,9 +10,7 @@ import pytest
 
 from browser.runs import ScriptedRun, step
 from clients.npm import ROOT, installed, node_or_skip, run
-from server_process import ServerProcess, server
-
-__all__ = ["server"]
+from server_process import ServerProcess
 
 _BLOCK = re.compile(r"(<!-- not run[^\n]*\n)?^```(tsx?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 
 from programs import wait_until
-from server_process import Reply, ServerProcess, server, shared_server
+from server_process import Reply, ServerProcess
 from services.engine import find_program
 from tuned_server import tuned_server
-
-__all__ = ["server", "shared_server"]
 
 MIB = 1024 * 1024
 PROBLEM = "application/problem+json"

@@ -17,9 +17,7 @@ from event_stream import (
     seqs,
     tokens,
 )
-from server_process import ServerProcess, shared_server
-
-__all__ = ["shared_server"]
+from server_process import ServerProcess
 
 
 @pytest.fixture

@@ -15,10 +15,8 @@ from event_stream import (
     seqs,
     tokens,
 )
-from server_process import ServerProcess, running_server, server
+from server_process import ServerProcess, running_server
 from tuned_server import tuned_server
-
-__all__ = ["server"]
 
 
 def test_a_server_that_stops_says_so_and_when_to_come_back(server: ServerProcess) -> None:

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from event_stream import COMPLETED, append, open_run, tokens
-from server_process import ServerProcess, shared_server
-
-__all__ = ["shared_server"]
+from server_process import ServerProcess
 
 
 @pytest.fixture

