@@ -112,6 +112,20 @@ async def test_the_limits_of_a_run_survive_and_hold_for_its_root(tmp_path: Path)
     await log.aclose()
 
 
+async def test_an_odd_limit_of_one_run_keeps_none_from_theirs(log: Log) -> None:
+    for run_id in ("a", "b", "c"):
+        await write(log, run_id, 10, end=run_id == "c")
+    assert isinstance(log, MemoryLog | SqliteLog)
+    # (Whoever takes requests checks them; a log does not.)
+    await log.retain("a", Retention(age=1e308))
+    await log.retain("b", Retention(records=3))
+    await log.retain("c", Retention(after_end=1e308))
+    await Keeper(log, NO_LIMITS).round()
+    assert await kept(log, "a") == (1, 10)
+    assert await kept(log, "b") == (8, 10)
+    assert await kept(log, "c") == (1, 11)
+
+
 async def test_records_that_are_too_old_go(log: Log) -> None:
     ages = [100.0] * 30 + [50.0] * 30 + [1.0] * 30
     await write(log, "r", [note("r", n, age_s=age) for n, age in enumerate(ages)])

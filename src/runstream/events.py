@@ -21,7 +21,7 @@ NAME_LENGTH_MAX = 128
 # Prefixes of the kinds that only Runstream itself writes.
 RESERVED_PREFIXES = ("run.", "step.", "task.", "stream.")
 
-_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")
+_ONE_LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 
 def check_name(name: object, what: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 from .errors import InvalidInput, LogClosed, PositionGone, RunNotFound, RunstreamError
 from .log import Log, Page, Removes, RunInfo, TellsLimits
 from .record import Cursor, now_us
-from .retention import NO_LIMITS, Retention, strictest
+from .retention import NO_LIMITS, TIME_S_MAX, Retention, strictest
 
 # A round over all runs; what is over a limit stays at most about that much longer.
 ROUND_S: Final = 2.0
@@ -110,6 +110,11 @@ class Keeper:
                 await self._enforce(info, limits)
             except (RunNotFound, PositionGone):
                 continue  # it was removed or trimmed meanwhile: the next round looks again
+            except RunstreamError:
+                raise
+            except Exception:
+                # What is odd about one run is not the others' fault.
+                logger.exception("cannot enforce the retention of run %s", info.run_id)
         for remembered in (self._sizes, self._due):
             for gone in remembered.keys() - seen:
                 del remembered[gone]
@@ -137,7 +142,7 @@ class Keeper:
 
     async def _enforce(self, info: RunInfo, limits: Retention) -> None:
         if limits.after_end is not None and info.ended is not None:
-            over_us = now_us() - info.ended - round(limits.after_end * 1_000_000)
+            over_us = now_us() - info.ended - _us(limits.after_end)
             if over_us >= 0 and isinstance(self._log, Removes):
                 await self._remove(self._log, info)
                 return
@@ -172,7 +177,7 @@ class Keeper:
 
     async def _older_than(self, info: RunInfo, age_s: float) -> int:
         """The last seq whose record is too old (0: none), found by halving: times rise, nearly."""
-        before = now_us() - round(age_s * 1_000_000)
+        before = now_us() - _us(age_s)
         first, due = self._due.get(info.run_id, (0, 0))
         if info.last_seq < info.first_seq or (first == info.first_seq and before < due):
             return 0
@@ -229,3 +234,8 @@ class Keeper:
 
     async def _read(self, info: RunInfo, after: int, limit: int) -> Page:
         return await self._log.read(info.run_id, after=Cursor(info.generation, after), limit=limit)
+
+
+def _us(seconds: float) -> int:
+    """In microseconds; for ever is a century."""
+    return round(min(seconds, TIME_S_MAX) * 1_000_000)

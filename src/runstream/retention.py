@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final, TypeVar
 
 import msgspec
@@ -10,6 +9,10 @@ import msgspec
 from .errors import InvalidInput
 
 T = TypeVar("T", int, float)
+
+# Limits beyond these are mistakes: the largest whole number that every reader of JSON has, and a century.
+AMOUNT_MAX: Final = 2**53 - 1
+TIME_S_MAX: Final = 100 * 366 * 24 * 3600.0
 
 
 class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -42,16 +45,18 @@ def check_retention(retention: Retention) -> Retention:
     """Return `retention` if it can be kept.
 
     Raises:
-        InvalidInput: a limit that is not above 0.
+        InvalidInput: a limit that is not above 0, or beyond all use.
     """
     for name in ("records", "size_bytes"):
         limit: int | None = getattr(retention, name)
-        if limit is not None and limit < 1:
-            raise InvalidInput(f"retention keeps {name} from 1 upwards, not {limit}")
+        if limit is not None and not 1 <= limit <= AMOUNT_MAX:
+            raise InvalidInput(f"retention keeps {name} from 1 to {AMOUNT_MAX}, not {limit}")
     for name in ("age", "after_end"):
         seconds: float | None = getattr(retention, name)
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise InvalidInput(f"retention's {name} is in seconds above 0, not {seconds}")
+        if seconds is not None and not 0 < seconds <= TIME_S_MAX:
+            raise InvalidInput(
+                f"retention's {name} is in seconds above 0, a century at most, not {seconds}"
+            )
     return retention
 
 

@@ -20,7 +20,7 @@ from .errors import InvalidInput
 from .events import check_name
 from .payload import RECORD_SIZE_BYTES_MAX
 from .record import check_run_id
-from .retention import NO_LIMITS, Retention
+from .retention import AMOUNT_MAX, NO_LIMITS, Retention
 
 Overflow = Literal["block", "drop_oldest", "raise"]
 
@@ -31,8 +31,6 @@ PUBLISH_BATCH_SIZE = 1000
 PUBLISH_BATCH_SIZE_MAX = 1000
 # Finished runs are removed after this time (seconds): generous, but not for ever.
 RETENTION_S = 30 * 24 * 3600.0
-# Limits beyond this are mistakes: 2^53-1, the largest whole number that every reader of JSON has.
-LIMIT_MAX = 2**53 - 1
 # A run whose owner has not renewed its lease for this time is taken for dead.
 LEASE_S = 15.0
 # Leaving a run waits this long for its last record to be stored, before it fails.
@@ -152,7 +150,7 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int, most: in
 
 
 def _limit(env: Mapping[str, str], name: str) -> int | None:
-    return _whole(env, name, 0, 1, LIMIT_MAX) or None
+    return _whole(env, name, 0, 1, AMOUNT_MAX) or None
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

@@ -46,6 +46,18 @@ async def test_a_stream_that_was_trimmed_to_nothing_still_knows_its_producers(
         assert (await log.info(run)).last_seq == 4
 
 
+async def test_the_first_run_of_all_survives_when_it_is_trimmed_before_its_first_record(
+    tmp_path: Path,
+) -> None:
+    with running_nats(tmp_path) as server:
+        async with opened(server.url) as log:
+            await log.open("r", producer=None, workflow="w")
+            await log.trim("r", through=5)
+            await log.append("r", notes("r", [1]))
+        async with opened(server.url) as log:
+            assert numbers_of(await read_all(log, "r")) == [1]
+
+
 async def test_a_stream_of_very_many_producers_and_children_outgrows_one_message(
     tmp_path: Path,
 ) -> None:

@@ -9,8 +9,8 @@ import click
 
 from ..errors import InvalidInput
 from ..logs import with_secrets_hidden
-from ..retention import Retention
-from ..settings import LIMIT_MAX, read_settings
+from ..retention import AMOUNT_MAX, Retention
+from ..settings import read_settings
 from .options import debug_option, in_seconds, url_option
 from .target import load_target
 
@@ -75,13 +75,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--keep-records",
-    type=click.IntRange(1, LIMIT_MAX),
+    type=click.IntRange(1, AMOUNT_MAX),
     metavar="N",
     help="Keep the newest N records of each run.",
 )
 @click.option(
     "--keep-bytes",
-    type=click.IntRange(1, LIMIT_MAX),
+    type=click.IntRange(1, AMOUNT_MAX),
     metavar="N",
     help="Keep the newest N bytes of each run's payloads.",
 )

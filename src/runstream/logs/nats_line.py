@@ -357,6 +357,8 @@ class Line:
             return
         body: dict[str, Any] = {"filter": subject}
         if before is not None:
+            if before <= 1:
+                return  # nothing is below the first; the server takes such a sequence for none, and drops all
             body["seq"] = before
         await self.api(f"STREAM.PURGE.{stream}", body)
 

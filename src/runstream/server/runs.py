@@ -39,7 +39,7 @@ from ..log import (
 )
 from ..payload import encode_payload
 from ..publisher import new_producer_id
-from ..record import check_run_id, make_draft
+from ..record import INDEX_MAX, check_run_id, make_draft
 from ..retention import check_retention
 from ..wire import rfc3339
 from .access import Principal
@@ -165,7 +165,8 @@ async def act_on_lease(site: Site, _principal: Principal, request: Request) -> R
 
 async def trim_run(site: Site, _principal: Principal, request: Request) -> Response:
     asked = await _body(site, request, _TRIM)
-    await site.log.trim(_run_id(request), through=asked.through)
+    # (An engine may not know larger numbers, and no record has one.)
+    await site.log.trim(_run_id(request), through=max(0, min(asked.through, INDEX_MAX)))
     return Response(status_code=204)
 
 
