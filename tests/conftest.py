@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 
 from server_process import server, shared_server
+from services.log_engine import engine, engine_url
 from services.nats import nats_cluster, nats_cluster_of_session, nats_server, nats_url
 from services.postgres import postgres_cluster, postgres_server, postgres_url
 from services.redis import redis_cluster, redis_server, redis_url
 
 # Our own server, and the engines of the logs: a fixture is found by every test once it is imported here.
 __all__ = [
+    "engine",
+    "engine_url",
     "nats_cluster",
     "nats_cluster_of_session",
     "nats_server",

@@ -15,7 +15,7 @@ from runstream.errors import RunNotFound
 from runstream.log import Producer
 from runstream.logs import open_log
 from runstream.logs.nats import NatsLog
-from services.nats import running_nats
+from services.nats import NatsServer, running_nats
 
 
 @asynccontextmanager
@@ -143,3 +143,18 @@ async def test_a_removal_that_was_cut_off_is_finished_by_the_next_one(nats_url: 
             await other.remove(run)
         opened_again = await other.open(run, producer=None, workflow="w")
         assert opened_again.created
+
+
+async def test_a_run_whose_opener_died_half_way_is_passed_over_until_it_is_opened(
+    nats_server: NatsServer,
+) -> None:
+    async with opened(nats_server.url) as log:
+        await log.open("other", producer=None, workflow="w")
+        # It was noted, but its stream was not begun.
+        born = {"run_id": "half", "root": "half", "workflow": "w"}
+        await asyncio.to_thread(nats_server.publish, "RUNSTREAM_RUNS.born.half", born)
+        assert [info.run_id for info in await log.list()] == ["other"]
+        with pytest.raises(RunNotFound):
+            await log.info("half")
+        assert (await log.open("half", producer=None, workflow="w")).created
+        assert {info.run_id for info in await log.list()} == {"other", "half"}

@@ -1,4 +1,4 @@
-"""Many processes on one PostgreSQL log, what they share, and what somebody takes away under them."""
+"""What others do to the database under a PostgreSQL log: stop within a transaction, or take things away."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from runstream import Handler, connect, process, publish, start_run
 from runstream.conformance.check import (
     collect,
     ending,
     kinds_of,
-    new_name,
     notes,
     numbers_of,
     read_all,
@@ -31,8 +29,6 @@ from services.proxy import proxy_to
 RUN = "run-1"
 # A guard against hanging.
 HANG_S = 60
-# What the log's page says that a process holds at most.
-CONNECTIONS_MAX = 8
 
 
 @asynccontextmanager
@@ -42,93 +38,6 @@ async def opened(url: str) -> AsyncGenerator[Log]:
         yield log
     finally:
         await log.aclose()
-
-
-WRITE = """
-import asyncio, sys
-from runstream.log import Producer
-from runstream.logs import open_log
-from runstream.record import make_draft
-
-async def main(url, run, name, count):
-    log = open_log(url)
-    for n in range(count):
-        drafts = [make_draft(run, name, {"n": 2 * n}), make_draft(run, name, {"n": 2 * n + 1})]
-        await log.append(run, drafts, producer=Producer(name, 0, 2 * n + 1))
-    await log.aclose()
-
-asyncio.run(main(*sys.argv[1:4], int(sys.argv[4])))
-"""
-
-
-async def test_two_processes_append_to_one_run_at_once_and_each_keeps_its_order(
-    postgres_url: str,
-) -> None:
-    run, count = new_name(), 100
-    async with asyncio.timeout(HANG_S), opened(postgres_url) as log:
-        await log.open(run, producer=None, workflow="nightly")
-        following = asyncio.ensure_future(collect(subscribe(log, run)))
-        writers = [
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-c", WRITE, postgres_url, run, name, str(count)
-            )
-            for name in ("one", "two")
-        ]
-        assert [await writer.wait() for writer in writers] == [0, 0]
-        await log.append(run, [ending(run)], final=True)
-        records = await following
-    assert [record.seq for record in records] == list(range(1, 4 * count + 2))
-    for name in ("one", "two"):
-        mine = [record for record in records if record.kind == name]
-        assert numbers_of(mine) == list(range(2 * count))
-        # The two records of a batch are side by side, whoever wrote in between.
-        assert all(a.seq + 1 == b.seq for a, b in zip(mine[::2], mine[1::2], strict=True))
-
-
-async def test_many_streams_are_followed_over_a_bounded_number_of_connections(
-    postgres_server: PostgresServer,
-) -> None:
-    server = postgres_server
-    seen = asyncio.Semaphore(0)
-
-    async def follow(log: Log, run: str) -> int:
-        count = 0
-        async for _ in subscribe(log, run):
-            count += 1
-            seen.release()
-        return count
-
-    async with asyncio.timeout(HANG_S), opened(server.url) as log, opened(server.url) as other:
-        runs = [f"run-{n}" for n in range(300)]
-        await asyncio.gather(*(log.open(run, producer=None, workflow="w") for run in runs))
-        following = [asyncio.ensure_future(follow(log, run)) for run in runs]
-        for turn in range(2):
-            await asyncio.gather(*(other.append(run, notes(run, [turn])) for run in runs))
-            for _ in runs:
-                await seen.acquire()
-        connections = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'runstream'"
-        ((count,),) = await asyncio.to_thread(server.sql, connections)
-        assert 2 < count <= 2 * CONNECTIONS_MAX
-        await asyncio.gather(*(log.append(run, [ending(run)], final=True) for run in runs))
-        assert await asyncio.gather(*following) == [3] * len(runs)
-
-
-async def test_all_users_in_a_process_share_one_log_and_its_connections(
-    postgres_server: PostgresServer,
-) -> None:
-    server = postgres_server
-    async with start_run("nightly", url=server.url) as run, connect(server.url) as streams:
-        publish({"n": 1})
-        async with connect(server.url) as again:
-            assert again.log is streams.log
-        assert (await anext(streams.subscribe(run.run_id))).kind == "run.started"
-    assert isinstance(streams.handler(run.run_id), Handler)
-    await asyncio.to_thread(process.close_publishers)
-    left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'runstream'"
-    for _ in range(500):  # the server notices a closed connection by itself
-        if await asyncio.to_thread(server.sql, left) == [(0,)]:
-            return
-    pytest.fail("a process that has closed its publishers still holds connections")
 
 
 async def test_a_writer_that_stops_within_its_transaction_holds_the_others_up_for_a_moment_only(
@@ -163,15 +72,8 @@ async def _write(log: Log, name: str, count: int) -> None:
 # --- what somebody takes away --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "TRUNCATE runstream.run, runstream.chunk, runstream.producer",
-        "DROP SCHEMA runstream CASCADE",
-    ],
-)
-async def test_a_log_that_is_emptied_tells_its_readers_and_begins_anew(
-    postgres_server: PostgresServer, statement: str
+async def test_a_log_whose_tables_are_dropped_tells_its_readers_and_begins_anew(
+    postgres_server: PostgresServer,
 ) -> None:
     server = postgres_server
     async with asyncio.timeout(HANG_S), opened(server.url) as log, opened(server.url) as other:
@@ -180,7 +82,7 @@ async def test_a_log_that_is_emptied_tells_its_readers_and_begins_anew(
         subscriptions = [subscribe(one, RUN) for one in (log, other)]
         before = [[await anext(one) for _ in range(3)] for one in subscriptions]
         following = [asyncio.ensure_future(collect(one)) for one in subscriptions]
-        await asyncio.to_thread(server.sql, statement)
+        await asyncio.to_thread(server.sql, "DROP SCHEMA runstream CASCADE")
         for records in await asyncio.gather(*following):
             assert [(record.kind, record.data["reason"]) for record in records] == [
                 ("stream.gap", "removed")

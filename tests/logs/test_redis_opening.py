@@ -210,18 +210,3 @@ async def test_the_rights_in_the_documentation_are_enough(redis_server: RedisSer
     await log.remove("root")
     assert not await log.list()
     await log.aclose()
-
-
-async def test_a_log_keeps_to_three_connections(redis_server: RedisServer) -> None:
-    log = await asyncio.to_thread(opened, redis_server.url)
-    runs = [f"r{number}" for number in range(500)]
-    await asyncio.gather(*(log.open(run, producer=None, workflow="w") for run in runs))
-    waits = [asyncio.ensure_future(log.wait(run, after=0, timeout=60.0)) for run in runs]
-    channels = ""
-    while not channels.startswith("*500"):
-        channels = await asyncio.to_thread(redis_server.call, "PUBSUB", "CHANNELS")
-    clients = await asyncio.to_thread(redis_server.call, "CLIENT", "LIST")
-    assert clients.count("name=runstream") == 3
-    for wait in waits:
-        wait.cancel()
-    await log.aclose()

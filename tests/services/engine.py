@@ -156,11 +156,11 @@ class Engine:
         while any(_is_alive(pid) for pid in family) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Have it end by itself; waits for that."""
+    def stop(self, how: signal.Signals = signal.SIGTERM, *, timeout_s: float = START_S_MAX) -> None:
+        """Have it end by itself; waits for that. Raises TimeoutExpired."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
-            self._process.wait(START_S_MAX)
+            self._process.wait(timeout_s)
 
     def restart(self) -> None:
         """`kill -9`, and start again with the same data on the same port."""

@@ -18,11 +18,15 @@ from .engine import START_S_MAX, Engine, find_program, free_port, free_ports
 class NatsServer(Engine):
     """A NATS of one test. `url` is that of its log."""
 
+    connections_max = 1
+    opening = b"RUNSTREAM.changes"
+
     def __init__(
         self, folder: Path, *options: str, port: int | None = None, jetstream: bool = True
     ) -> None:
         self.port = port or free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.url = self.url_at(self.port)
+        self.folder = folder
         command = [
             find_program("nats-server", "/usr/sbin", "/usr/local/sbin"),
             "-a",
@@ -34,6 +38,31 @@ class NatsServer(Engine):
         if jetstream:
             command += ["-js", "-sd", str(folder / "jetstream")]
         super().__init__([*command, *options], folder, self._answers)
+
+    def url_at(self, port: int) -> str:
+        """Its URL through a proxy's port."""
+        return f"nats://127.0.0.1:{port}"
+
+    def empty(self) -> None:
+        self.drop_streams()
+
+    def fill(self) -> None:
+        self._limit("8MB")
+
+    def make_room(self) -> None:
+        self._limit("1GB")
+
+    def stored_of(self, run_id: str) -> int:
+        info = self.api("STREAM.INFO.RUNSTREAM", {"subjects_filter": ">"})
+        return sum(run_id in subject.split(".") for subject in info["state"].get("subjects", ()))
+
+    def _limit(self, size: str) -> None:
+        """How much it stores at most; it is read when it starts."""
+        options = self.folder / "limit.conf"
+        options.write_text(f"jetstream {{ max_file_store: {size} }}\n", encoding="utf-8")
+        if "-c" not in self.command:
+            self.command += ["-c", str(options)]
+        self.restart()
 
     def api(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream, behind the log's back."""

@@ -23,11 +23,17 @@ from .engine import Engine, find_program, free_port
 
 # Debian keeps the server's programs, one folder for each version, out of the PATH.
 FOLDERS = tuple(map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)))
+# It takes milliseconds; but one that wakes from a pause may wait a minute for sessions that just begin.
+QUIT_S_MAX = 5.0
 USER, PASSWORD, DATABASE = "runstream", "p4ss:w/rd", "events"
 
 
 class PostgresServer(Engine):
     """A PostgreSQL of one test. `url` is that of its log; `sql` speaks to it without our own code."""
+
+    connections_max = 8
+    # (Before that it is only looked at.)
+    opening = b'"workflow":'
 
     def __init__(self, folder: Path, *settings: str, user: str | None) -> None:
         self.port = free_port()
@@ -55,7 +61,39 @@ class PostgresServer(Engine):
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def limit_files(self, limit: str) -> None:
+    def quit(self) -> None:
+        """Have it end at once; unlike one that is killed it gives its shared memory back."""
+        with suppress(subprocess.TimeoutExpired):
+            self.stop(signal.SIGQUIT, timeout_s=QUIT_S_MAX)
+        self.kill()
+
+    def connections(self) -> int:
+        ((count,),) = self.sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'runstream'"
+        )
+        return int(count)
+
+    def empty(self) -> None:
+        self.sql("TRUNCATE runstream.run, runstream.chunk, runstream.producer, runstream.retention")
+
+    def fill(self) -> None:
+        # Above its own files (16 MiB), and soon reached by a table.
+        self._limit_files(f"{20 * 1024 * 1024}:unlimited")
+
+    def make_room(self) -> None:
+        self._limit_files("unlimited")
+
+    def stored_of(self, run_id: str) -> int:
+        ((count,),) = self.sql(
+            "WITH kept AS (SELECT id FROM runstream.run WHERE run_id <> %s AND root = id)"
+            " SELECT (SELECT count(*) FROM runstream.run WHERE root NOT IN (TABLE kept))"
+            " + (SELECT count(*) FROM runstream.chunk WHERE run NOT IN (TABLE kept))"
+            " + (SELECT count(*) FROM runstream.producer WHERE run NOT IN (TABLE kept))",
+            run_id,
+        )
+        return int(count)
+
+    def _limit_files(self, limit: str) -> None:
         """How long a file of it may get (`SOFT:HARD` in bytes); beyond that its writes fail."""
         for pid in self.pids:
             command = ["prlimit", "--pid", str(pid), f"--fsize={limit}"]
@@ -114,7 +152,7 @@ def running_postgres(cluster: Path, *settings: str) -> Generator[PostgresServer]
             yield server
         finally:
             server.resume()
-            server.stop(signal.SIGQUIT)
+            server.quit()
 
 
 @pytest.fixture(scope="session")

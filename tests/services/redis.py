@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -16,18 +17,42 @@ from .engine import START_S_MAX, Engine, find_program, free_port, is_free
 class RedisServer(Engine):
     """A Redis of one test. `url` is that of its log; `call` speaks to it without our own code."""
 
+    connections_max = 3
+    opening = b"EVALSHA"
+
     def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         self.port = _port_for_two() if "--cluster-enabled" in options else free_port()
         self.folder = folder
         self.password = password
-        secret = f":{password}@" if password else ""
-        self.url = f"redis://{secret}127.0.0.1:{self.port}/0"
+        self.url = self.url_at(self.port)
         command = [find_program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--dir", str(folder), "--save", "", "--protected-mode", "no"]
         command += ["--appendonly", "yes", "--appendfsync", "always"]
         command += ["--requirepass", password] if password else []
         # The later one of two options counts.
         super().__init__([*command, *options], folder, self._answers)
+
+    def url_at(self, port: int) -> str:
+        """Its URL through a proxy's port."""
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{secret}127.0.0.1:{port}/0"
+
+    def connections(self) -> int:
+        return self.call("CLIENT", "LIST").count("name=runstream")
+
+    def empty(self) -> None:
+        self.call("FLUSHALL")
+
+    def fill(self) -> None:
+        assert self.call("CONFIG", "SET", "maxmemory", "1") == "+OK"
+
+    def make_room(self) -> None:
+        assert self.call("CONFIG", "SET", "maxmemory", "0") == "+OK"
+
+    def stored_of(self, run_id: str) -> int:
+        # (What tells a repeated call stays for a minute.)
+        keys = self.call("KEYS", f"runstream:{{{run_id}}}*")
+        return keys.count("runstream:") - keys.count(":once:")
 
     def call(self, *words: str, timeout: float = 10.0) -> str:
         """The raw reply to one command."""

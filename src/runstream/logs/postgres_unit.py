@@ -54,6 +54,8 @@ _NEW_IDS: Final[LiteralString] = (
     "SELECT nextval(pg_get_serial_sequence('run', 'id')) FROM generate_series(1, %s)"
 )
 _MARKED: Final[LiteralString] = "SELECT 1 FROM chunk WHERE run = %s AND last_seq = %s AND mark = %s"
+# (A new run's id is nobody else's.)
+_CREATED: Final[LiteralString] = "SELECT 1 FROM run WHERE id = %s"
 
 _TYPES: Final[LiteralString] = (
     "id bigint, root bigint, run_id text, parent_run_id text, workflow text, status text, generation text,"
@@ -149,8 +151,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
     outcomes: list[Any]
     news: list[tuple[str, str, int]]
-    chunk: Chunk
-    mark: int
+    # A look that finds a row if it did.
+    sign: tuple[LiteralString, list[int]]
 
 
 @dataclass(slots=True)
@@ -265,8 +267,7 @@ class Unit:
             if asked.creating:
                 ids = await connection.execute(_NEW_IDS, [asked.creating])
             if unsure is not None:
-                place = [unsure.chunk.root, unsure.chunk.last_seq, unsure.mark]
-                marked = await connection.execute(_MARKED, place)
+                marked = await connection.execute(*unsure.sign)
         await self._take(found, states, ids)
         return marked is not None and await marked.fetchone() is not None
 
@@ -285,6 +286,19 @@ class Unit:
     def writes(self) -> bool:
         """Whether there is anything to write."""
         return bool(self.new_runs or self.changed_runs or self.changed_producers or self.trims)
+
+    def attempt(self, outcomes: list[Any]) -> Attempt | None:
+        """What became of the write can be told later by this; None if it left no sign: then it may be
+        made again.
+        """
+        if self.chunks:
+            chunk = self.chunks[0]
+            sign = (_MARKED, [chunk.root, chunk.last_seq, self.mark])
+        elif self.new_runs:
+            sign = (_CREATED, [self.new_runs[0].id])
+        else:
+            return None
+        return Attempt(outcomes, self.touched(), sign)
 
     async def write(self, connection: Connection) -> bool:
         """Write what changed, in one statement; False (and nothing is written) if the rows are not any more

@@ -248,8 +248,8 @@ class Writer:
             raise _Conflict(str(error)) from error
         except psycopg.Error as error:
             problem = translate(self._address, error, connection)
-            if isinstance(problem, Broken) and unit.chunks:
-                attempt = Attempt(outcomes, unit.touched(), unit.chunks[0], unit.mark)
+            attempt = unit.attempt(outcomes) if isinstance(problem, Broken) else None
+            if attempt is not None:
                 raise _Unsure(str(problem), attempt) from error
             raise problem from error
 

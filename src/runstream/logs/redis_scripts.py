@@ -151,8 +151,9 @@ if not gen or not what then
   if where[1] == 'at' or WORKFLOW == '' or (RUN ~= ROOT and not gen) then return where end
   if RUN == ROOT then
     gen, first, last = GEN, 1, 0
-    redis.call('UNLINK', L, O)
+    -- (A full server refuses only the first command that changes something: it must be one that adds.)
     redis.call('HSET', H, 'g', gen, 'f', '1', 'l', '0', 'b', BOOT)
+    redis.call('UNLINK', L, O)
   else
     local parent = redis.call('HGET', H, 's:' .. PARENT)
     if not parent then return {'no parent'} end
