@@ -78,15 +78,8 @@ class Crowd:
                 self.by_fd[fd].take(self._read(fd))
                 missing.discard(fd)
 
-    def read(
-        self,
-        count: int,
-        between: Callable[[], None] | None = None,
-        after: Callable[[], None] | None = None,
-    ) -> None:
-        """Until `count` more frames have come. `between` is called again and again, `after` behind each
-        look at all connections.
-        """
+    def read(self, count: int, between: Callable[[], None] | None = None) -> None:
+        """Until `count` more frames have come. `between` is called again and again."""
         deadline = time.monotonic() + QUIET_S_MAX
         while count > 0:
             ready = self._epoll.poll(0 if between else 1.0)
@@ -94,8 +87,6 @@ class Crowd:
                 between()
             for fd, _ in ready:
                 count -= self.by_fd[fd].take(self._read(fd))
-            if after:
-                after()
             if time.monotonic() > deadline:
                 raise SystemExit(f"{count} frames did not come")
 
