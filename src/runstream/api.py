@@ -108,7 +108,7 @@ class ProducerBody(Body):
     number: int
 
 
-class EventBody(Body):
+class EventBody(Body, gc=False):
     """One event of a batch: an envelope without a seq. `data` is stored as it is.
 
     `time` defaults to the server's clock, `run_id` to the run of the address (a child's is allowed).

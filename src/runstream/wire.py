@@ -77,8 +77,10 @@ _encode = _encoder.encode
 def rfc3339(time_us: int) -> str:
     """µs since 1970 as `2026-04-15T10:30:00.000000Z`; beyond the years 1 to 9999, their end."""
     # A producer's clock may say anything; whoever reads its records must not fail over it.
-    time_us = min(max(time_us, _TIME_US_MIN), _TIME_US_MAX)
-    return f"{_second_text(time_us // 1_000_000)}.{time_us % 1_000_000:06}Z"
+    if not _TIME_US_MIN <= time_us <= _TIME_US_MAX:
+        time_us = min(max(time_us, _TIME_US_MIN), _TIME_US_MAX)
+    second, fraction = divmod(time_us, 1_000_000)
+    return f"{_second_text(second)}.{fraction:06}Z"
 
 
 @lru_cache(maxsize=1024)
