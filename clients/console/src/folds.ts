@@ -43,8 +43,9 @@ export class Folds {
 
   constructor(
     readonly runId: string,
-    saved?: SavedFolds,
+    given?: SavedFolds,
   ) {
+    const saved = given && copied(given);
     this.text = new TextFold(saved?.text);
     this.steps = new StepFold(saved?.runs);
     this.#taskFold = new TaskFold(saved?.open);
@@ -56,7 +57,7 @@ export class Folds {
   save(): SavedFolds {
     const { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime, begin, end, cancelAsked } = this;
     const rest = { lastSeq, cursor, gaps, questions, kinds, seconds, dropped, firstTime, lastTime, begin, end, cancelAsked };
-    return structuredClone({ text: this.text.save(), open: this.#taskFold.save(), tasks: [...this.tasks], runs: this.steps.runs, rest });
+    return copied({ text: this.text.save(), open: this.#taskFold.save(), tasks: [...this.tasks], runs: this.steps.runs, rest });
   }
 
   feed(item: Item): void {
@@ -107,6 +108,23 @@ export class Folds {
     const question = meant ?? open[0];
     if (question) question.answered = true;
   }
+}
+
+/** What the folds change in place is copied; text, records and the states of tasks are shared, so that a copy is cheap. */
+function copied({ text, open, tasks, runs, rest }: SavedFolds): SavedFolds {
+  return {
+    text: text.map(([name, pieces]) => [name, pieces.map((piece) => ({ ...piece }))]),
+    open: [...open],
+    tasks: [...tasks],
+    runs: runs.map((run) => ({ ...run, steps: run.steps.map((step) => ({ ...step, attempts: step.attempts.map((attempt) => ({ ...attempt })) })) })),
+    rest: {
+      ...rest,
+      gaps: [...rest.gaps],
+      questions: rest.questions.map((question) => ({ ...question })),
+      kinds: new Map(rest.kinds),
+      seconds: new Map(rest.seconds),
+    },
+  };
 }
 
 function isQuestion(record: StreamRecord): record is Question["record"] {

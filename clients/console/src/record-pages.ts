@@ -1,7 +1,7 @@
 /** Where the list gets its rows: the live end from memory, the rest in pages from the log. */
 
 import { useEffect, useReducer, useRef, useState } from "react";
-import type { RunstreamError, StreamRecord } from "../../typescript/src/index.js";
+import type { ConnectionState, RunstreamError, StreamRecord } from "../../typescript/src/index.js";
 import { type RunModel, asError } from "./run-model.js";
 import { streams } from "./session.js";
 
@@ -11,8 +11,8 @@ const PAGES_MAX = 100;
 /** Found records that are shown at first; a click asks for four times as many. */
 const FOUND = 500;
 const FOUND_MAX = 10_000;
-/** A search waits for more this long (seconds), then asks again. */
-const WAIT = 20;
+/** A page that could not be had is asked for again after this. */
+const RETRY_MS = 2000;
 
 export interface RecordFilter {
   kinds?: string[];
@@ -34,9 +34,12 @@ export interface Rows {
   more: (() => void) | undefined;
 }
 
+/** A page that is here holds what there was up to `upTo`; what is missing in it is gone. */
+type Page = { records: StreamRecord[]; upTo: number } | "asked";
+
 /** All records: row `n` is the record `first + n`, because seqs have no holes. */
 export function useAllRecords(model: RunModel): Rows {
-  const pages = useRef(new Map<number, StreamRecord[] | "asked">());
+  const pages = useRef(new Map<number, Page>());
   const [, changed] = useReducer((version: number) => version + 1, 0);
   const [error, setError] = useState<RunstreamError | undefined>();
   const first = model.info?.first_seq ?? 1;
@@ -49,35 +52,46 @@ export function useAllRecords(model: RunModel): Rows {
     const near = seq >= from ? recent[seq - from] : undefined;
     if (near?.seq === seq) return near;
     const page = pages.current.get(Math.floor((seq - 1) / PAGE));
-    return page && page !== "asked" ? page[(seq - 1) % PAGE] : undefined;
+    return page && page !== "asked" ? page.records[(seq - 1) % PAGE] : undefined;
   };
 
   const load = (from: number, to: number): void => {
     for (let row = from; row < to; row++) {
-      const number = Math.floor((first + row - 1) / PAGE);
-      if (at(row) || pages.current.get(number) === "asked") continue;
+      const seq = first + row;
+      const number = Math.floor((seq - 1) / PAGE);
+      const page = pages.current.get(number);
+      if (at(row) || page === "asked" || (page && page.upTo >= seq)) continue;
       pages.current.set(number, "asked");
-      void fetchPage(model.runId, number, Math.max(first, number * PAGE + 1))
-        .then((page) => {
-          pages.current.set(number, page);
+      const upTo = Math.min((number + 1) * PAGE, last);
+      fetchPage(model.runId, number, Math.max(first, number * PAGE + 1), upTo).then(
+        (records) => {
+          pages.current.set(number, { records, upTo });
           if (pages.current.size > PAGES_MAX) pages.current.delete(pages.current.keys().next().value!);
-        })
-        .catch((problem: unknown) => {
-          pages.current.delete(number);
+          setError(undefined);
+          changed();
+        },
+        (problem: unknown) => {
           setError(asError(problem));
-        })
-        .finally(changed);
+          setTimeout(() => (pages.current.delete(number), changed()), RETRY_MS);
+        },
+      );
     }
   };
   return { count: Math.max(last - first + 1, 0), at, rowOf: (seq) => Math.max(seq - first, 0), load, error, more: undefined };
 }
 
-/** One page, its records at their places even if the first ones are gone. */
-async function fetchPage(runId: string, number: number, fromSeq: number): Promise<StreamRecord[]> {
-  const { records } = await streams.page(runId, { fromSeq, limit: PAGE - ((fromSeq - 1) % PAGE) });
-  const page: StreamRecord[] = [];
-  for (const record of records) page[record.seq - 1 - number * PAGE] = record;
-  return page;
+/** One page, its records at their places even if the first ones are gone. (An answer may hold fewer than were asked for.) */
+async function fetchPage(runId: string, number: number, fromSeq: number, upTo: number): Promise<StreamRecord[]> {
+  const found: StreamRecord[] = [];
+  let position: { fromSeq: number } | { after: string } = { fromSeq };
+  for (let seq = fromSeq; seq <= upTo; ) {
+    const { records, cursor, ended } = await streams.page(runId, { ...position, limit: upTo - seq + 1 });
+    for (const record of records) found[record.seq - 1 - number * PAGE] = record;
+    if (records.length === 0 || ended) break;
+    seq = records.at(-1)!.seq + 1;
+    position = { after: cursor };
+  }
+  return found;
 }
 
 /** The records of a filter, the newest ones first asked for, then what comes. */
@@ -89,22 +103,27 @@ export function useFoundRecords(runId: string, filter: RecordFilter): Rows {
 
   useEffect(() => {
     const leave = new AbortController();
+    const { signal } = leave;
+    let all: StreamRecord[] = [];
+    let frame = 0;
+    const show = () => {
+      frame = 0;
+      setFound((all = all.slice(-FOUND_MAX)));
+    };
     const follow = async () => {
-      let position: { after: string } | { last: number } = { last };
-      let all: StreamRecord[] = [];
-      while (!leave.signal.aborted) {
-        const wait = "after" in position ? WAIT : 0;
-        const page = await streams.page(runId, { ...filter, ...position, limit: 1000, wait, signal: leave.signal });
-        all = [...all, ...page.records].slice(-FOUND_MAX);
-        setFound(all);
-        setError(undefined);
-        if (page.ended) return;
-        position = { after: page.cursor };
+      // (It reconnects by itself; what it says meanwhile is told.)
+      const onState = (_state: ConnectionState, problem?: RunstreamError) => setError(problem);
+      for await (const items of streams.pages(runId, { ...filter, last, signal, onState })) {
+        for (const item of items) if ("seq" in item) all.push(item);
+        frame ||= requestAnimationFrame(show);
       }
     };
     setFound([]);
-    follow().catch((problem: unknown) => leave.signal.aborted || setError(asError(problem)));
-    return () => leave.abort();
+    follow().catch((problem: unknown) => signal.aborted || setError(asError(problem)));
+    return () => {
+      leave.abort();
+      cancelAnimationFrame(frame);
+    };
   }, [runId, key, last]);
 
   const more = found.length >= last && last < FOUND_MAX ? () => setLast(Math.min(last * 4, FOUND_MAX)) : undefined;

@@ -184,7 +184,7 @@ function Envelope({ record, onClose }: { record: StreamRecord; onClose: () => vo
   return (
     <aside className="envelope" aria-label={`Record ${record.seq}`} onKeyDown={(event) => event.key === "Escape" && onClose()}>
       <header>
-        <h3>Record {count(record.seq)}</h3>
+        <h2>Record {count(record.seq)}</h2>
         <button type="button" onClick={() => void navigator.clipboard?.writeText(JSON.stringify(record, null, 2))}>Copy</button>
         <button type="button" aria-label="Close" onClick={onClose}>×</button>
       </header>

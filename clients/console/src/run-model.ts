@@ -1,6 +1,7 @@
 /** One run, followed: the folds of the live stream, and of a replay beside it. */
 
 import { type ConnectionState, type Item, RunstreamError, type RunInfo, type Streams, type StreamRecord } from "../../typescript/src/index.js";
+import { turn } from "../../typescript/src/turn.js";
 import { Folds } from "./folds.js";
 
 /** A longer run is folded from near its end at first; a click folds all of it. */
@@ -80,6 +81,8 @@ export class RunModel {
   /** Fold the run from its first record on, however long it is. */
   foldWhole(): void {
     this.#forget();
+    this.foldedFrom = 1;
+    this.#changed({ state: "connecting" });
     void this.#run(true);
   }
 
@@ -210,7 +213,7 @@ export class RunModel {
     const there = this.replay && !this.replay.isSeeking && this.replay.folds.lastSeq <= seq ? this.replay.folds : undefined;
     const copy = this.#copies.findLast((known) => known.seq <= seq);
     if (there && there.lastSeq >= (copy?.seq ?? 0)) return new Folds(this.runId, there.save());
-    return new Folds(this.runId, copy && structuredClone(copy.saved));
+    return new Folds(this.runId, copy?.saved);
   }
 
   // --- what is known of the run -----------------------------------------------------------------
@@ -236,15 +239,6 @@ export class RunModel {
     if (document.visibilityState === "visible") requestAnimationFrame(show);
     else setTimeout(show, 500);
   }
-}
-
-/** Lets the page draw and answer before work goes on. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => (port1.close(), resolve());
-    port2.postMessage(null);
-  });
 }
 
 export const asError = (error: unknown): RunstreamError =>

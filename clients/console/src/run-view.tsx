@@ -34,7 +34,12 @@ export function RunView({ runId }: { runId: string }) {
   const asked = query.get("tab") ?? "";
   const tab = Object.hasOwn(TABS, asked) ? (asked as Tab) : "timeline";
   const select = (name: Tab) => go(`${to("runs", runId)}?tab=${name}`);
-  if (model.error && !model.info) return <Trouble error={model.error} />;
+  if (model.error && !model.info) return (
+    <section>
+      <h1><code>{inert(runId)}</code></h1>
+      <Trouble error={model.error} />
+    </section>
+  );
   return (
     <section className={`run on-${tab}`}>
       <Head model={model} />

@@ -16,7 +16,7 @@ export function TasksView({ model }: { model: RunModel }) {
     <div className="tasks">
       {tasks.slice(-TASKS_MAX).reverse().map((task) => (
         <article key={`${task.record.run_id} ${task.id}`} className="task">
-          <h3><bdi>{inert(task.type)}</bdi> <Status status={task.status} /> <small>version {count(task.version)}, record {count(task.record.seq)}</small></h3>
+          <h2><bdi>{inert(task.type)}</bdi> <Status status={task.status} /> <small>version {count(task.version)}, record {count(task.record.seq)}</small></h2>
           {task.error && <p className="bad">{errorText(task.error)}</p>}
           <pre>{clip(json(task.state, 2), SHOWN_MAX)}</pre>
         </article>

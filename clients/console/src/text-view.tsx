@@ -34,7 +34,7 @@ function Text({ name, pieces }: { name: string; pieces: readonly { text: string;
   }
   return (
     <article className="text">
-      <h3>{name ? <bdi>{inert(name)}</bdi> : <i>without correlation_id</i>} <small>{count(length)} characters</small></h3>
+      <h2>{name ? <bdi>{inert(name)}</bdi> : <i>without correlation_id</i>} <small>{count(length)} characters</small></h2>
       {length > SHOWN_MAX && !isWhole && <button type="button" onClick={() => setIsWhole(true)}>Show the beginning, too</button>}
       <p className="prose" dir="auto">{shown}</p>
     </article>

@@ -52,7 +52,7 @@ function Lane({ run, scale, model }: { run: RunState; scale: Scale; model: RunMo
   if (run.steps.length === 0 && run.run_id === model.runId) return null;
   return (
     <section aria-label={`Steps of ${run.run_id}`}>
-      {run.run_id !== model.runId && <h3>{inert(run.workflow) || "run"} <code>{run.run_id}</code> <Status status={run.status} /></h3>}
+      {run.run_id !== model.runId && <h2>{inert(run.workflow) || "run"} <code>{run.run_id}</code> <Status status={run.status} /></h2>}
       <ol className="steps">
         {run.steps.slice(0, STEPS_MAX).map((step) => (
           <StepRow key={step.step_run_id} step={step} scale={scale} runId={model.runId} isWaiting={questions.some((question) => question.record.step_run_id === step.step_run_id)} />

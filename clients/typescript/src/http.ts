@@ -41,7 +41,7 @@ export class Http {
     try {
       return (await response.json()) as T;
     } catch {
-      throw new RunstreamError("not_a_server", `${response.url} did not answer in JSON`, response.status);
+      throw new RunstreamError("not_a_server", `${response.url} answered no JSON`, response.status);
     }
   }
 

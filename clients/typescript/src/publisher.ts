@@ -22,7 +22,7 @@ interface Waiting {
 }
 
 export class Publisher {
-  readonly #id = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  readonly #id = crypto.getRandomValues(new BigUint64Array(1))[0]!.toString(36);
   readonly #waiting: Waiting[] = [];
   #number = 1;
   #isSending = false;

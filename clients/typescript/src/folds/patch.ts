@@ -133,7 +133,7 @@ function placeOf(pointer: unknown): string[] {
 }
 
 function indexOf(token: string, end: number): number {
-  if (!/^(0|[1-9][0-9]*)$/.test(token) || token.endsWith("\n") || Number(token) >= end) {
+  if (!/^(0|[1-9][0-9]*)$/.test(token) || Number(token) >= end) {
     throw new InvalidPatch(`${token} is no index below ${end}`);
   }
   return Number(token);
@@ -154,13 +154,12 @@ const isObject = (value: unknown): value is { [name: string]: unknown } =>
 
 function equal(one: Json, other: Json): boolean {
   if (one === other) return true;
-  if (Array.isArray(one)) {
-    return Array.isArray(other) && one.length === other.length && one.every((item, at) => equal(item, other[at]!));
-  }
-  if (!isObject(one) || !isObject(other)) return false;
-  const names = Object.keys(one);
+  if (typeof one !== "object" || typeof other !== "object" || !one || !other) return false;
+  // (An array's indices are names, too.)
+  const parts = Object.entries(one);
   return (
-    names.length === Object.keys(other).length &&
-    names.every((name) => Object.hasOwn(other, name) && equal(one[name] as Json, other[name] as Json))
+    Array.isArray(one) === Array.isArray(other) &&
+    parts.length === Object.keys(other).length &&
+    parts.every(([name, part]) => Object.hasOwn(other, name) && equal(part, (other as { [name: string]: Json })[name]!))
   );
 }

@@ -11,6 +11,7 @@ import { TaskFold, type TaskState } from "../folds/tasks.js";
 import { TextFold } from "../folds/text.js";
 import { type Gap, isGap, type Item } from "../record.js";
 import type { ConnectionState } from "../subscription.js";
+import { turn } from "../turn.js";
 
 /** A run at one moment. A new object after every change; `runs` is changed in place, so look at `lastSeq`. */
 export interface RunView {
@@ -34,6 +35,8 @@ export interface RunView {
 const GRACE_MS = 1000;
 /** A hidden page draws no frames; it still keeps its state, this often. */
 const HIDDEN_MS = 500;
+/** The page gets the processor back after this time; a frame takes 16 ms. */
+const SLICE_MS = 8;
 /** Session storage holds some 5 MiB for all of a site; a run beyond this is read again from its start. */
 const SAVED_LENGTH_MAX = 1_000_000;
 /** More holes than a person looks at. */
@@ -100,7 +103,14 @@ export class RunStore {
     try {
       const options = { signal, onState: (state: ConnectionState, error?: RunstreamError) => this.#change({ state, error }) };
       const after = this.#view.cursor;
-      for await (const items of this.streams.pages(this.runId, after ? { ...options, after } : options)) this.#feed(items);
+      let since = performance.now();
+      for await (const items of this.streams.pages(this.runId, after ? { ...options, after } : options)) {
+        this.#feed(items);
+        if (performance.now() - since < SLICE_MS) continue;
+        await turn();
+        if (signal.aborted) return;
+        since = performance.now();
+      }
     } catch (error) {
       if (!signal.aborted) this.#change({ state: "ended", error: error as RunstreamError });
     } finally {
