@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Generator
@@ -19,6 +20,11 @@ from event_stream import (
     seqs,
     tokens,
 )
+from runstream.logs.memory import MemoryLog
+from runstream.record import Cursor, make_draft
+from runstream.server import followers as followers_module
+from runstream.server.shared_reader import SharedReader
+from runstream.server.site import Site
 from server_process import ServerProcess
 from tuned_server import tuned_server
 
@@ -34,6 +40,7 @@ def tuned(tmp_path: Path) -> Generator[ServerProcess]:
         f"sqlite:{tmp_path}/events.db",
         heartbeat_s=0.2,
         subscribers_per_run_max=2,
+        subscribers_max=3,
         subscriber_bytes_max=50_000,
     ) as server:
         yield server
@@ -82,6 +89,46 @@ def test_one_subscriber_too_many_is_told_so_and_has_room_once_another_left(
         wait_for_figure(tuned, "runstream_subscribers", 1)
         with EventStream(tuned, "r") as again:
             assert again.status == 200
+
+
+def test_all_runs_together_have_a_limit_too(tuned: ServerProcess) -> None:
+    for run_id in ("r", "s", "t"):
+        open_run(tuned, run_id)
+    with EventStream(tuned, "r"), EventStream(tuned, "r"):
+        with EventStream(tuned, "s") as third:
+            third.until("stream.cursor")
+            with EventStream(tuned, "t") as fourth:
+                assert fourth.status == 429
+                assert b"this server has 3 subscribers" in fourth.body()
+        wait_for_figure(tuned, "runstream_subscribers", 2)
+        with EventStream(tuned, "t") as again:
+            assert again.status == 200
+
+
+async def test_streams_that_are_followed_share_the_memory_for_their_newest_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(followers_module, "RECENT_BYTES_MAX", 30_000)
+    log = MemoryLog()
+    site = Site(log=log)
+    readers: list[SharedReader] = []
+    for run_id in ("r", "s", "t"):
+        opened = await log.open(run_id, producer=None, workflow="w")
+        reader = site.followers.start_reader(run_id, Cursor(opened.info.generation, 0))
+        reader.join(run_id)
+        readers.append(reader)
+        async with asyncio.timeout(30):
+            for number in range(1, 31):
+                await log.append(run_id, [make_draft(run_id, "note", {"x": "x" * 1000})])
+                while reader.recent.last_seq < number:
+                    await asyncio.sleep(0)
+    assert sum(reader.recent.size_bytes for reader in readers) > 90_000
+    site.followers._look(0.0)  # pyright: ignore[reportPrivateUsage] - the clock's next tick
+    for reader in readers:
+        assert 5_000 < reader.recent.size_bytes <= 10_000
+        assert reader.recent.holds(29)
+    await site.followers.aclose()
+    await log.aclose()
 
 
 def test_a_subscriber_that_takes_nothing_is_cut_and_no_other_notices(tmp_path: Path) -> None:

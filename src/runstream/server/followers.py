@@ -29,6 +29,9 @@ LOOK_S: Final = 1.0
 # trimmed records should not be seen much longer.
 PAGES_BYTES_MAX: Final = 16 * 1024 * 1024
 PAGES_S_MAX: Final = 5.0
+# The newest records of all streams that are followed. Beyond it each stream keeps its share, and who is
+# further behind is read from the log.
+RECENT_BYTES_MAX: Final = 256 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,7 @@ class Followers:
         look_s: float,
         bytes_max: int,
         per_run_max: int,
+        subscribers_max: int,
     ) -> None:
         self.metrics = metrics
         self.stopping = stopping
@@ -92,6 +96,7 @@ class Followers:
         self._look_s = min(LOOK_S, look_s)
         self._bytes_max = bytes_max
         self._per_run_max = per_run_max
+        self._subscribers_max = subscribers_max
         self._followers: set[Follower] = set()
         self._per_run: Counter[str] = Counter()
         self._readers: dict[str, SharedReader] = {}
@@ -108,7 +113,7 @@ class Followers:
         """Count a follower in, and look after it until it leaves.
 
         Raises:
-            TooManySubscribers: the run has as many as it may have.
+            TooManySubscribers: the run, or the server, has as many as it may have.
             LogUnavailable: the server is stopping.
         """
         if self.stopping.is_set():
@@ -116,6 +121,10 @@ class Followers:
         if self._per_run[root_run_id] >= self._per_run_max:
             raise TooManySubscribers(
                 f"run {root_run_id!r} has {self._per_run_max} subscribers, as many as this server takes"
+            )
+        if len(self._followers) >= self._subscribers_max:
+            raise TooManySubscribers(
+                f"this server has {self._subscribers_max} subscribers, as many as it takes"
             )
         self._per_run[root_run_id] += 1
         self._followers.add(follower)
@@ -226,6 +235,9 @@ class Followers:
         for root_run_id, reader in list(self._readers.items()):
             if not (reader.is_usable and reader.is_needed):
                 del self._readers[root_run_id]
+        if sum(reader.recent.size_bytes for reader in self._readers.values()) > RECENT_BYTES_MAX:
+            for reader in self._readers.values():
+                reader.recent.shrink(RECENT_BYTES_MAX // len(self._readers))
 
     def _lag(self) -> Lag:
         lags = [follower.lag for follower in self._followers]

@@ -17,6 +17,8 @@ from .workflows import Workflows
 
 # Subscribers of one run: each costs about 30 KiB; a page shared by a large audience still fits.
 SUBSCRIBERS_PER_RUN_MAX: Final = 10_000
+# Subscribers of all runs: over HTTP/1.1 each has a connection, over HTTP/2 some hundred may share one.
+SUBSCRIBERS_MAX: Final = 20_000
 # Bytes that wait for one subscriber that does not read.
 SUBSCRIBER_BYTES_MAX: Final = 1024 * 1024
 # A subscriber that has taken nothing for this time is cut, with a reason; it can come back and resume.
@@ -43,6 +45,7 @@ class ServerOptions:
     bodies_bytes_max: int = BODIES_BYTES_MAX
     heartbeat_s: float = HEARTBEAT_S
     subscribers_per_run_max: int = SUBSCRIBERS_PER_RUN_MAX
+    subscribers_max: int = SUBSCRIBERS_MAX
     subscriber_bytes_max: int = SUBSCRIBER_BYTES_MAX
     stalled_s_max: float = STALLED_S_MAX
     drain_s: float = DRAIN_S
@@ -76,4 +79,5 @@ class Site:
             look_s=min(self.options.heartbeat_s, self.options.stalled_s_max) / 4,
             bytes_max=self.options.subscriber_bytes_max,
             per_run_max=self.options.subscribers_per_run_max,
+            subscribers_max=self.options.subscribers_max,
         )
