@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import sys
 import threading
 from pathlib import Path
 
@@ -96,6 +97,34 @@ def test_headers_that_come_too_slowly_are_not_waited_for(tmp_path: Path) -> None
             assert line.recv(1000).startswith(b"HTTP/1.1 200")
             # A connection that stays idle is closed, too.
             assert line.recv(1000) == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no uvloop")
+@pytest.mark.parametrize(
+    ("hidden", "loop"), [((), "uvloop"), (("uvloop",), "asyncio")], ids=["with", "without"]
+)
+def test_it_runs_in_uvloop_where_there_is_one(hidden: tuple[str, ...], loop: str) -> None:
+    with run_program(RUN.replace("PORT", str(free_port())), *hidden) as program:
+        assert program.read_line().startswith(loop)
+        # It goes like any other.
+        assert program.finish() == "gone\n"
+
+
+RUN = """
+import asyncio, signal, sys
+from runstream.server.app import create_app
+from runstream.server.serving import Listening, run
+
+for module in sys.argv[1:]:
+    sys.modules[module] = None  # as if it were not installed
+
+def ready():
+    print(type(asyncio.get_running_loop()).__module__, flush=True)
+    signal.raise_signal(signal.SIGTERM)
+
+run(create_app("memory:"), Listening(port=PORT), ready)
+print("gone", flush=True)
+"""
 
 
 @pytest.mark.parametrize(
