@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +105,24 @@ def test_all_runs_together_have_a_limit_too(tuned: ServerProcess) -> None:
         wait_for_figure(tuned, "runstream_subscribers", 2)
         with EventStream(tuned, "t") as again:
             assert again.status == 200
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR, None])
+def test_a_connection_that_is_half_closed_or_reset_is_let_go(
+    tuned: ServerProcess, how: int | None
+) -> None:
+    open_run(tuned, "r")
+    with socket.create_connection(("127.0.0.1", tuned.port), timeout=30) as line:
+        line.sendall(b"GET /v1/runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert line.recv(1000).startswith(b"HTTP/1.1 200")
+        wait_for_figure(tuned, "runstream_subscribers", 1)
+        if how is None:
+            # Closing sends a reset: something is still to be sent, and nobody waits for it.
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.close()
+        else:
+            line.shutdown(how)
+        wait_for_figure(tuned, "runstream_subscribers", 0)
 
 
 async def test_streams_that_are_followed_share_the_memory_for_their_newest_records(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 from asgi_call import call
@@ -16,6 +19,8 @@ from runstream.logs.memory import MemoryLog
 from runstream.server.app import create_app
 from runstream.server.keys import create_key
 from runstream.server.log_lines import FIELDS, JsonLines, PlainLines
+from runstream.server.routes import ROUTES
+from runstream.server.run_tokens import RunTokens
 from server_process import running_server
 
 
@@ -114,6 +119,47 @@ def test_a_server_that_tells_everything_tells_no_secret(
     if form:
         requests = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
         assert {one["logger"] for one in requests} >= {"runstream.requests"}
+
+
+def test_no_refusal_of_any_route_puts_a_secret_into_the_log(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    keys, jwt_secret = tmp_path / "keys", tmp_path / "jwt-secret"
+    jwt_secret.write_text("the secret of an identity provider, for tests only")
+    key, entry = create_key(keys, ("admin",))
+    claims = {"exp": time.time() + 600, "scope": "admin", "sub": "somebody"}
+    token = jwt.encode(claims, jwt_secret.read_text(), "HS256")
+    minted, _ = RunTokens.with_new_secret().mint("r", 600, by="somebody")
+    options = ("--keys", str(keys), "--jwt-secret", str(jwt_secret), "--log-level", "debug")
+    asked = 0
+    with running_server(tmp_path, sqlite_url, *options) as server:
+        for route in ROUTES:
+            for secret in (key, token, minted):
+                path = re.sub(r"\{\w+\}", "r", route.pattern)
+                misplaced = re.sub(r"\{\w+\}", secret, route.pattern)
+                body = {"workflow": secret, "type": secret, "reason": secret}
+                for address, headers in (
+                    (path, {"authorization": f"Bearer {secret}x"}),
+                    (path, {"authorization": f"Basic {secret}"}),
+                    (path, {"authorization": secret, "cookie": secret, "x-api-key": secret}),
+                    (f"{path}?access_token={secret}x", {}),
+                    (f"{path}?token={secret}&{secret}=1", {"authorization": f"Bearer {token}"}),
+                    (misplaced, {}),
+                    (f"{misplaced}/{secret}", {"authorization": f"Bearer {key}"}),
+                    (misplaced, {"authorization": f"Bearer {key}", "last-event-id": secret}),
+                ):
+                    sent = None if route.method == "GET" else body
+                    answer = server.call(route.method, address, sent, headers=headers)
+                    assert answer.status < 500, answer
+                    asked += 1
+        server.stop()
+        told = server.output
+    assert told.count("runstream.requests") >= asked > 300
+    assert f"key:{entry.id}" in told
+    for secret in (key, token, minted):
+        # Not even a part of them that would help to guess the rest.
+        for part in re.split(r"[_.]", secret)[-2:]:
+            assert part not in told.replace(f"key:{entry.id}", "")
 
 
 async def test_callers_do_not_hear_where_the_log_lies_and_the_operator_does(
