@@ -111,6 +111,22 @@ async def test_a_child_whose_opening_got_no_reply_is_new_until_it_has_a_record(
         await log.aclose()
 
 
+async def test_requests_one_after_the_other_share_a_connection(
+    shared_server: ServerProcess,
+) -> None:
+    run_id = new_run_id()
+    async with proxy_to(shared_server.port) as proxy:
+        log = HttpLog(f"http://127.0.0.1:{proxy.port}")
+        await log.open(run_id, producer=None, workflow="nightly")
+        for number in range(20):
+            await log.append(run_id, numbered(run_id, range(number, number + 1)))
+            await log.read(run_id, after=Cursor(None, number))
+            with pytest.raises(RunNotFound):
+                await log.info("nobody")
+        assert proxy.accepted == 1
+        await log.aclose()
+
+
 async def test_a_removal_that_got_no_reply_is_done_once_and_a_second_one_is_told(
     shared_server: ServerProcess,
 ) -> None:

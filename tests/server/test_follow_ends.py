@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,6 +18,7 @@ from event_stream import (
     tokens,
 )
 from server_process import ServerProcess, running_server
+from services.engine import find_program
 from tuned_server import tuned_server
 
 
@@ -41,6 +44,32 @@ def test_a_server_that_stops_says_so_and_when_to_come_back(server: ServerProcess
     append(server, "r", COMPLETED, final=True)
     with EventStream(server, "r", last_event_id=error.id) as stream:
         assert seqs(stream.rest()) == [3]
+
+
+def test_over_http_2_a_stream_comes_live_and_ends_with_the_servers_reason(
+    server: ServerProcess,
+) -> None:
+    open_run(server, "r")
+    command = [find_program("curl"), "--silent", "--no-buffer", "--http2-prior-knowledge"]
+    command += ["--max-time", "60", f"{server.url}/v1/runs/r/events"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        try:
+            for number in range(1, 11):
+                append(server, "r", {"kind": "note", "data": number})
+                wait_line(curl.stdout, f'"data":{number}')
+            server.stop()
+            wait_line(curl.stdout, '"status":503')
+            assert curl.wait(60) == 0
+        finally:
+            curl.kill()
+
+
+def wait_line(output: IO[str] | None, text: str) -> None:
+    assert output is not None
+    for line in output:
+        if text in line:
+            return
+    raise AssertionError(f"the stream ended without {text!r}")
 
 
 def test_a_server_that_was_killed_goes_on_where_each_subscriber_was(server: ServerProcess) -> None:

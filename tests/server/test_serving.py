@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from certificate import make_certificate
 from command_process import run_command
@@ -145,6 +146,23 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
     assert ended.returncode == code
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_encrypted_key_is_refused_instead_of_asked_about(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"sesame"),
+        )
+    )
+    ended = run_command(sqlite_url, "serve", "--tls-cert", str(cert), "--tls-key", str(key))
+    assert ended.returncode == 2
+    assert "is encrypted" in ended.stderr
 
 
 def test_an_address_that_is_taken_is_said(server: ServerProcess) -> None:

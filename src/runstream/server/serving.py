@@ -147,6 +147,10 @@ def _check_free(listening: Listening) -> None:
 
 def _granian(app: App, listening: Listening) -> Server:
     try:
+        key = listening.tls_key
+        if key and listening.tls_key_password is None and b"ENCRYPTED" in key.read_bytes():
+            # Or the library would ask whoever sits at the terminal, and wait.
+            raise InvalidInput(f"the key {key} is encrypted: give one without a passphrase")
         return _make_server(app, listening)
     except OSError as error:  # errors of TLS are some
         raise InvalidInput(
