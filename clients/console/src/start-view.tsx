@@ -18,8 +18,14 @@ export function StartView({ workflow }: { workflow: string | undefined }) {
     document.title = "Start a run · Runstream";
     load();
   }, []);
-  if (error) return <Trouble error={error} onRetry={() => { setError(undefined); load(); }} />;
-  if (!known) return <p className="empty">…</p>;
+  if (!known) {
+    return (
+      <section>
+        <h1>Start a run</h1>
+        {error && <Trouble error={error} onRetry={() => { setError(undefined); load(); }} />}
+      </section>
+    );
+  }
   const chosen = known.length === 1 ? known[0] : known.find(({ name }) => name === workflow);
   return (
     <section>

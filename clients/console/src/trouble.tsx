@@ -10,7 +10,7 @@ export function Trouble({ error, onRetry }: { error: { code: string; message: st
   const [isAsking, setIsAsking] = useState(false);
   if (error.status === 401 || isAsking) {
     return (
-      <form className="trouble" role="alert" onSubmit={(event) => { event.preventDefault(); setToken(value); onRetry ? onRetry() : location.reload(); }}>
+      <form className="trouble" role="alert" onSubmit={(event) => { event.preventDefault(); setToken(value); location.reload(); }}>
         <p>{hasToken() ? "The server does not take this token, or not for this." : "This server wants a token."} <code>runstream token create</code> on the server makes one.</p>
         <label>Token <input type="password" autoComplete="off" value={value} onChange={(event) => setValue(event.target.value)} /></label>
         <button type="submit">Use it in this tab</button>
