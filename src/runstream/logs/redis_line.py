@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 
 from ..errors import InvalidInput, LogClosed, LogUnavailable, RunstreamError
-from .redis_server import Server, Wire, meet, refusal
+from .redis_server import Server, Wire, hang_up, meet, refusal
 
 # A call is given up after this time: longer than a server that is restarted, or a failover, needs; short
 # enough for a person who waits. Publishers go on trying by themselves.
@@ -110,10 +110,10 @@ class Line:
                 await connection.connect()
                 self.server = await meet(connection)
         except (RedisError, RunstreamError, OSError, ValueError) as error:
-            await _drop(connection)
+            await hang_up(connection)
             raise refusal(error, self.address) from error
         except BaseException:
-            await _drop(connection)
+            await hang_up(connection)
             raise
         self._connection = connection
         return self.server
@@ -139,7 +139,7 @@ class Line:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._connection is not None:
-            await _drop(self._connection)
+            await hang_up(self._connection)
             self._connection = None
 
     def take_waiting(self) -> list[Call]:
@@ -262,12 +262,7 @@ class Line:
         self._why = f": {error}" if str(error) else f": no answer within {REPLY_S_MAX:g} s"
         connection, self._connection = self._connection, None
         if connection is not None:
-            await _drop(connection)
+            await hang_up(connection)
         self._calls.extendleft(reversed(group))
         group.clear()
         self._on_broken()
-
-
-async def _drop(connection: Wire) -> None:
-    with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
-        await connection.disconnect(nowait=True)

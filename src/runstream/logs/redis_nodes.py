@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from ..errors import InvalidURL, RunstreamError
 from . import with_secrets_hidden
 from .redis_line import CONNECT_S_MAX, Call, Line, MakeCommand
-from .redis_server import Server, Wire, ask
+from .redis_server import Server, Wire, ask, hang_up
 
 PORT: Final = 6379
 _DB: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
@@ -201,7 +201,7 @@ class Nodes:
             except (RedisError, RunstreamError, OSError):
                 continue
             finally:
-                await connection.disconnect(nowait=True)
+                await hang_up(connection)
             if ranges:
                 self._ranges = ranges
                 self._moved.clear()

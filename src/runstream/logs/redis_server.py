@@ -5,6 +5,8 @@ Its own settings decide what an acknowledged append survives. `Server.promise` s
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -16,6 +18,7 @@ from redis.exceptions import (
     AuthenticationError,
     InvalidResponse,
     NoPermissionError,
+    RedisError,
     ResponseError,
 )
 
@@ -28,11 +31,15 @@ VERSION_MIN: Final = (6, 2)
 logger = logging.getLogger(__name__)
 
 
+# A server that hangs takes no farewell.
+HANG_UP_S_MAX: Final = 0.5
+
+
 class Wire(Protocol):
     """What we use of the driver's connections, with the types that the driver leaves out."""
 
     async def connect(self) -> None: ...
-    async def disconnect(self, nowait: bool = False) -> None: ...
+    async def disconnect(self) -> None: ...
     def pack_commands(self, commands: Iterable[Sequence[str | bytes | int]]) -> list[bytes]: ...
     async def send_packed_command(
         self, command: list[bytes], check_health: bool = True
@@ -60,6 +67,13 @@ class Server(msgspec.Struct, frozen=True):
     def time_us(self, monotonic_s: float) -> int:
         """The server's clock at a moment of our monotonic one."""
         return self.clock_us + round(monotonic_s * 1_000_000)
+
+
+async def hang_up(connection: Wire) -> None:
+    """Close a connection, with the farewell of TLS if the other side takes it soon. Nothing is raised."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(HANG_UP_S_MAX):
+            await connection.disconnect()
 
 
 async def ask(connection: Wire, *words: str | bytes) -> Any:

@@ -18,7 +18,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from ..bell import Bell
-from .redis_server import Wire
+from .redis_server import Wire, hang_up
 
 # A connection that is silent for this long is asked for a sign of life, and dropped if none comes.
 SILENCE_S_MAX: Final = 2.0
@@ -118,8 +118,7 @@ class Wakeups:
             finally:
                 self._connection = None
                 self._forget_all()
-                with contextlib.suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+                await hang_up(connection)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_S_MAX)
 
