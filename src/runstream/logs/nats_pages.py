@@ -74,11 +74,11 @@ class Pages:
                 break
             if not ahead:
                 wanted = (limit - len(found)) // max(change.records, 1) + 1
-                ahead = deque(await self._ahead(stored.seq + 1, wanted))
+                ahead = deque(await self.ahead(stored.seq + 1, wanted))
             stored = ahead.popleft() if ahead else None
         return found
 
-    async def _ahead(self, begin: int, wanted: int) -> list[Stored]:
+    async def ahead(self, begin: int, wanted: int) -> list[Stored]:
         """The next messages: about as many as are wanted."""
         found: list[Stored] = []
         if wanted >= FETCHED_MIN:

@@ -18,8 +18,8 @@ from ..errors import LogUnavailable, RunNotFound, RunstreamError
 from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
 from .nats_chain import Chain, decode_change
-from .nats_line import Line, Stored, StreamGone, Unsure
-from .nats_pages import Pages
+from .nats_line import FETCHED_MAX, Line, Stored, StreamGone, Unsure
+from .nats_pages import FETCHED_MIN, Pages
 from .nats_state import Change, Pending, Run, State
 from .nats_subjects import Subjects
 
@@ -273,16 +273,18 @@ class Stream:
 
     async def _walk(self, newest: Stored) -> bool:
         """Take message after message."""
-        begin = self.state.at + 1
+        begin, seen = self.state.at + 1, 0
         while begin < newest.seq:
-            stored = await self._chain.next(begin)
-            if stored is None:
+            # (Who follows has one or two to take, who comes anew up to a thousand.)
+            wanted = FETCHED_MAX if seen >= FETCHED_MIN else 1
+            found = await self._pages.ahead(begin, wanted)
+            if not found:
                 return False
-            if stored.seq >= newest.seq:
-                break
-            if not await self._take_stored(stored):
-                return False
-            begin = stored.seq + 1
+            for stored in found:
+                if stored.seq < newest.seq and not await self._take_stored(stored):
+                    return False
+            seen += len(found)
+            begin = found[-1].seq + 1
         return await self._take_stored(newest)
 
     async def _take_stored(self, stored: Stored, *, is_anew: bool = False) -> bool:
