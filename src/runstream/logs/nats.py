@@ -36,8 +36,9 @@ from ..portal import Portal
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
-from .nats_line import Line, StreamGone
+from .nats_line import Line
 from .nats_list import Lists
+from .nats_refusals import StreamGone
 from .nats_runs import Runs
 from .nats_state import Pending
 from .nats_stream import Stream

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from .nats_line import Line, Stored, Unsure
+from .nats_line import Line, Stored
+from .nats_refusals import Unsure
 from .nats_state import Change
 from .nats_subjects import Subjects
 

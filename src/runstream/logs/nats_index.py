@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from .nats_line import FETCHED_MAX, Line, StreamGone
+from .nats_line import FETCHED_MAX, Line
+from .nats_refusals import StreamGone
 from .nats_subjects import Subjects
 
 # Entries that are handed out at once: one look at each of them is asked for together.

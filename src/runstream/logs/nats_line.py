@@ -1,7 +1,6 @@
 """The line to NATS: one connection, and the few requests of JetStream that a log needs.
 
-Whatever goes wrong becomes an error of ours. `Unsure` says that a message may or may not be stored: its
-writer has to look.
+Whatever goes wrong becomes an error of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
+from .nats_refusals import WRONG_LAST_SEQUENCE, NotFound, StreamGone, Unsure, refusal
 
 # An answer takes milliseconds; a server that is being replaced takes a few seconds.
 ANSWER_S_MAX: Final = 5.0
@@ -47,12 +46,6 @@ DROPPED_TOGETHER: Final = 64
 # A server forgets by itself what a fetch that was cut off has left there.
 FORGOTTEN_NS: Final = 5_000_000_000
 
-# JetStream's own numbers for what went wrong.
-_WRONG_LAST_SEQUENCE: Final = {10070, 10071, 10164}
-_STREAM_NOT_FOUND: Final = 10059
-_NOT_REPLICATED: Final = 10074
-_NOT_ENABLED: Final = {10076, 10039}
-_NO_MESSAGE: Final = {10037, 10043, 10057}
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _VERSION_MIN: Final = (2, 9, 0)
 # Before, a replica that comes back drops all that is older than a purge, of whatever subject that was.
@@ -68,14 +61,6 @@ class Stored(msgspec.Struct, frozen=True):
     seq: int
     subject: str
     data: bytes
-
-
-class Unsure(Exception):
-    """The message may have been stored: nobody said."""
-
-
-class StreamGone(LogUnavailable):
-    """The JetStream stream is not there (any more)."""
 
 
 class Line:
@@ -231,7 +216,7 @@ class Line:
             raise self._unavailable(error) from error
         answer: dict[str, Any] = json.loads(message.data)
         if "error" in answer:
-            self._refuse(answer["error"])
+            raise refusal(answer["error"], self._shown)
         return answer
 
     async def store(self, subject: str, data: bytes, *, expected: int | None) -> int | None:
@@ -258,10 +243,9 @@ class Line:
         problem = answer.get("error")
         if problem is None:
             return int(answer["seq"])
-        if problem.get("err_code") in _WRONG_LAST_SEQUENCE:
+        if problem.get("err_code") in WRONG_LAST_SEQUENCE:
             return None
-        self._refuse(problem)
-        return None
+        raise refusal(problem, self._shown)
 
     async def last(self, stream: str, subject: str) -> Stored | None:
         """The newest message of a subject, as the stream's leader has it."""
@@ -377,7 +361,7 @@ class Line:
             found.clear()
 
     async def _drop(self, stream: str, seq: int) -> None:
-        with contextlib.suppress(_NotFound):
+        with contextlib.suppress(NotFound):
             await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
 
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> Any:
@@ -399,7 +383,7 @@ class Line:
     async def _get(self, stream: str, body: dict[str, Any]) -> Stored | None:
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", body)
-        except _NotFound:
+        except NotFound:
             return None
         message = answer["message"]
         data = base64.b64decode(message.get("data", ""))
@@ -421,19 +405,6 @@ class Line:
             return None
         return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
 
-    def _refuse(self, problem: dict[str, Any]) -> None:
-        code = problem.get("err_code")
-        said = f"NATS at {self._shown}: {problem.get('description')}"
-        if code == _STREAM_NOT_FOUND:
-            raise StreamGone(said)
-        if problem.get("code") == HTTPStatus.NOT_FOUND or code in _NO_MESSAGE:
-            raise _NotFound(said)
-        if code == _NOT_REPLICATED:
-            raise InvalidURL(f"{said}: several replicas take several servers (a cluster)")
-        if code in _NOT_ENABLED:
-            raise NotALog(f"{said}: start it with -js")
-        raise LogUnavailable(said)
-
     def _unavailable(self, error: Exception) -> Exception:
         if isinstance(error, nats.errors.ConnectionClosedError):
             return LogClosed(f"the connection to NATS at {self._shown} is closed")
@@ -442,10 +413,6 @@ class Line:
 
 class _Refused(Exception):
     """The server knows nobody of that name, password or token."""
-
-
-class _NotFound(LogUnavailable):
-    """There is no such message."""
 
 
 def _words(error: BaseException) -> str:

@@ -22,7 +22,8 @@ from ..record import now_us
 from ..retention import Retention
 from .nats_chain import Chain, decode_change
 from .nats_index import Born, Entry, Index
-from .nats_line import Line, Stored, StreamGone, Unsure
+from .nats_line import Line, Stored
+from .nats_refusals import StreamGone, Unsure
 from .nats_state import info_of
 from .nats_subjects import Subjects
 

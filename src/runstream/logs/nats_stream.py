@@ -18,8 +18,9 @@ from ..errors import LogUnavailable, RunNotFound, RunstreamError
 from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
 from .nats_chain import Chain, decode_change
-from .nats_line import FETCHED_MAX, Line, Stored, StreamGone, Unsure
+from .nats_line import FETCHED_MAX, Line, Stored
 from .nats_pages import FETCHED_MIN, Pages
+from .nats_refusals import StreamGone, Unsure
 from .nats_state import Change, Pending, Run, State
 from .nats_subjects import Subjects
 
