@@ -14,8 +14,10 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from playwright.async_api import Browser, async_playwright
+from pydantic import BaseModel, Field
 
 from runstream import (
     Context,
@@ -40,6 +42,19 @@ VIEWS = ("timeline", "records", "text", "tasks", "throughput")
 FAILURES = 2
 
 
+class Poet(BaseModel):
+    name: str = "Matsuo Bashō"
+    born: int | None = 1644
+
+
+class Order(StartEvent):
+    subject: str = "a frog"
+    season: Literal["spring", "summer", "autumn", "winter"] = "spring"
+    poet: Poet = Poet()
+    words: list[str] = Field(["pond", "silence"])
+    picture: bool = True
+
+
 class Outline(Event):
     lines: int
 
@@ -53,10 +68,10 @@ class Picture(Event):
 
 
 class Haiku(Workflow):
-    failures = 0
+    """Writes a haiku, draws a picture to it, and asks before it is published."""
 
     @step(retry=Retry(attempts=3, delay=0.4, jitter=False))
-    async def outline(self, ctx: Context, _ev: StartEvent) -> Outline:
+    async def outline(self, ctx: Context, _ev: Order) -> Outline:
         for word in ["Three", "lines:", "a", "pond,", "a", "frog,", "a", "sound."]:
             publish({"text": f"{word} "}, kind="token", correlation_id="outline")
             await asyncio.sleep(0.05)
@@ -97,7 +112,8 @@ async def main() -> None:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:{folder}/events.db"
-        command = [sys.executable, "-m", "runstream", "serve", "--url", url, "--port", str(port)]
+        command = [sys.executable, "-m", "runstream", "serve", f"{__file__}:Haiku"]
+        command += ["--url", url, "--port", str(port)]
         server = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
         try:
             for number in (1, 2):
@@ -135,6 +151,7 @@ async def take_all(url: str) -> None:
         for view in VIEWS:
             await take(browser, f"{url}/#/runs/haiku-3?tab={view}", view)
         await take(browser, f"{url}/#/runs/haiku-3", "phone", width=390, dark=True)
+        await take(browser, f"{url}/#/start/Haiku", "start")
         await browser.close()
 
 
@@ -146,10 +163,13 @@ async def take(
     )
     page = await context.new_page()
     await page.goto(url)
-    await page.get_by_text("haiku-3").first.wait_for()
+    ready = "Start Haiku" if name == "start" else "haiku-3"
+    await page.get_by_text(ready).first.wait_for()
+    if name == "timeline":
+        await page.get_by_role("button", name="outline").click()
     if name == "records":
         await page.get_by_role("listbox", name="Records").get_by_role("option").nth(3).click()
-    elif name != "runs":
+    elif name not in {"runs", "start"}:
         await page.get_by_text("live").first.wait_for()
     await page.wait_for_timeout(500)
     await page.screenshot(path=IMAGES / f"console-{name}.png")
