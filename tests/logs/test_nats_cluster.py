@@ -213,3 +213,20 @@ def test_fewer_replicas_than_are_wanted_are_refused(nats_cluster: NatsCluster) -
     log.close()
     with pytest.raises(InvalidURL, match="require=durable"):
         open_log(f"{url}?require=durable")
+
+
+async def test_streams_that_are_dropped_are_told_as_a_gap(nats_cluster: NatsCluster) -> None:
+    name, run = f"N{new_name()[-8:]}", new_name()
+    url = nats_cluster.url.replace("?", f"/{name}?")
+    async with asyncio.timeout(DEADLINE_S), opened(url) as log, opened(url) as other:
+        await log.open(run, producer=None, workflow="w")
+        await log.append(run, notes(run, range(3)))
+        subscription = subscribe(other, run)
+        assert numbers_of(await collect(subscription, 3)) == [0, 1, 2]
+        for stream in (name, f"{name}_RUNS"):
+            await asyncio.to_thread(nats_cluster.servers[0].api, f"STREAM.DELETE.{stream}")
+        assert (await log.open(run, producer=None, workflow="w")).created
+        await log.append(run, [*notes(run, [7]), ending(run)], final=True)
+        seen = await collect(subscription)
+        assert [record.kind for record in seen] == ["stream.gap", "note", "run.completed"]
+        assert seen[0].data["reason"] == "generation_changed"
