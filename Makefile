@@ -22,8 +22,9 @@ install: $(VENV)/.dev ## set up .venv with the package and the development tools
 demo: $(VENV)/.run ## run a workflow, and follow it live in this terminal
 	@$(BIN)/runstream demo
 
-test: $(VENV)/.dev ## run the tests (ARGS="-k name" narrows them)
-	@$(BIN)/python -m pytest $(ARGS)
+# Two processes, each with whole files of tests: half of them wait for a server or an engine to start.
+test: $(VENV)/.dev ## run the tests (ARGS="-k name" narrows them, ARGS=-n0 takes one process)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, layers
 	@$(BIN)/ruff check .

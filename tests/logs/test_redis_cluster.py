@@ -11,7 +11,7 @@ import pytest
 
 from runstream.conformance import CHECKS, log_factory
 from runstream.conformance.check import (
-    CHECK_S_MAX,
+    REMOTE_CHECK_S_MAX,
     Check,
     collect,
     ending,
@@ -35,7 +35,7 @@ DEADLINE_S = 30.0
 async def test_a_redis_cluster_keeps_the_promise(
     check: Check, redis_cluster: list[RedisServer]
 ) -> None:
-    async with asyncio.timeout(CHECK_S_MAX):
+    async with asyncio.timeout(REMOTE_CHECK_S_MAX):
         await check.run(log_factory(redis_cluster[0].url))
 
 
