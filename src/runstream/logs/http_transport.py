@@ -70,6 +70,8 @@ class Times:
 
 
 TIMES: Final = Times()
+# HTTP's statuses from here on: what was asked for was not done.
+_NOT_DONE: Final = 300
 # Pauses between the attempts of one request.
 _PAUSES: Final = Retry(attempts=1000, delay=0.05, max_delay=0.5)
 
@@ -139,7 +141,7 @@ class Transport:
                     status, found, answer = await self._exchange(
                         link, method, url, body, headers, limit_s
                     )
-                if status < 300 or (unsure and status == done):  # noqa: PLR2004 - HTTP's own
+                if status < _NOT_DONE or (unsure and status == done):
                     return Answer(status, answer, unsure)
                 error = _may_come_back(refusal(status, found, answer), status, repeatable)
                 # Whoever is asked to come back later has not been served; by a proxy, nobody knows.
@@ -180,7 +182,7 @@ class Transport:
             ) as response:
                 with link.reading(response):
                     answer = await self._read(response)
-                if response.status < 300 and answer and "json" not in response.content_type:  # noqa: PLR2004
+                if response.status < _NOT_DONE and answer and "json" not in response.content_type:
                     raise NotALog(f"{self.base} answers with a page: is the URL right?")
                 return response.status, response.headers, answer
         except RuntimeError as error:  # the session was closed at this very moment
@@ -222,7 +224,7 @@ class Transport:
                 read_bufsize=READ_BYTES,
             ) as response:
                 with link.reading(response):
-                    if response.status >= 300:  # noqa: PLR2004 - HTTP's own
+                    if response.status >= _NOT_DONE:
                         raise await self._refusal(response)
                     yield response
         except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError) as error:

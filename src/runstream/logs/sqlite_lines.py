@@ -18,11 +18,11 @@ from collections.abc import Callable, Generator
 class Line:
     """A connection, used by one thread at a time."""
 
-    def __init__(self, open: Callable[[], sqlite3.Connection], door: threading.Lock) -> None:  # noqa: A002
-        self._open = open
+    def __init__(self, opener: Callable[[], sqlite3.Connection], door: threading.Lock) -> None:
+        self._opener = opener
         self._door = door
         self.in_use = threading.Lock()
-        self._connection: sqlite3.Connection | None = open()
+        self._connection: sqlite3.Connection | None = opener()
 
     @contextlib.contextmanager
     def used(self) -> Generator[sqlite3.Connection]:
@@ -36,7 +36,7 @@ class Line:
             self.in_use.acquire()
         try:
             if self._connection is None:
-                self._connection = self._open()
+                self._connection = self._opener()
             yield self._connection
         finally:
             self.in_use.release()
@@ -55,10 +55,10 @@ class Lines:
         self._lines: list[Line] = []
         self._paused: list[Line] = []
 
-    def add(self, open: Callable[[], sqlite3.Connection]) -> Line:  # noqa: A002 - what it does
+    def add(self, opener: Callable[[], sqlite3.Connection]) -> Line:
         """Open a line. Raises what opening raises."""
         with self._door:
-            line = Line(open, self._door)
+            line = Line(opener, self._door)
             self._lines.append(line)
             return line
 
