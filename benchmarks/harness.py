@@ -62,6 +62,8 @@ failure, and the last line of standard error is its reason.
     sse_stalled     share: deliveries/s beside a connection that is not read / without it, in turn
     client_catch_up records_per_s: records / time of an ``async for`` over ``subscribe()``, data not
                     looked at; client_us: CPU time of the client / records; max_rss_mib
+    each_log        for each kind of log (`benchmarks.logs`) append_per_s, wake_p50_ms, catch_up_per_s,
+                    as for one engine
     <engine>_log    append_per_s and bare_append_per_s in turn, append_share of the two; wake_p50_ms,
                     wake_p99_ms from the call of ``append`` to a waiter in another process that has
                     read the record; catch_up_per_s; many_share: appends among ``streams`` others /

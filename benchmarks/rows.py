@@ -81,6 +81,13 @@ def _burst(yield_every: int, times_peer: float) -> Row:
     )
 
 
+def _log_figures(log: str) -> tuple[Figure, ...]:
+    figures = [Figure(f"{log}_append_per_s", f"records/s appended, {log}", "higher")]
+    if log != "memory":
+        figures.append(Figure(f"{log}_wake_p50_ms", f"ms to another process, {log}", "lower"))
+    return (*figures, Figure(f"{log}_catch_up_per_s", f"records/s caught up, {log}", "higher"))
+
+
 def _engine(engine: str, title: str) -> Row:
     return Row(
         f"{engine}_log",
@@ -308,6 +315,16 @@ ROWS = (
             Figure("long_tasks", "tasks over 50 ms", "lower"),
         ),
         Program("ours.console_load"),
+    ),
+    Row(
+        "each_log",
+        "each kind of log in turn, durable: batches of 64, another process, 200 000 records",
+        tuple(
+            figure
+            for log in ("memory", "SQLite", "server", "Redis", "NATS", "PostgreSQL")
+            for figure in _log_figures(log)
+        ),
+        Program("ours.each_log"),
     ),
     _engine("redis", "Redis, appendfsync always"),
     _engine("nats", "NATS, one server, its data in a file"),
