@@ -139,6 +139,32 @@ def test_a_server_that_goes_is_told_and_comes_back_by_itself(
     expect(page.get_by_text("2 of 2")).to_be_visible()
 
 
+def test_a_stream_that_was_rebuilt_is_told_and_shown_from_its_new_beginning(
+    tmp_path: Path, page: Page
+) -> None:
+    log = tmp_path / "events.db"
+    with running_server(tmp_path, f"sqlite:{log}") as server:
+        run = ScriptedRun(server, "poem-1")
+        run.say_all([{"kind": "token", "data": {"text": "old "}} for _ in range(5)])
+        page.goto(f"{server.url}/#/runs/poem-1?tab=text")
+        expect(page.locator(".prose")).to_have_text("old old old old old")
+        page.context.set_offline(True)  # so that it does not come between
+        server.kill()
+        for file in tmp_path.glob("events.db*"):
+            file.unlink()
+        server.start()
+        again = ScriptedRun(server, "poem-1")
+        again.say("token", {"text": "new"})
+        page.context.set_offline(False)
+        expect(page.get_by_text("the stream was rebuilt")).to_be_visible(timeout=30_000)
+        expect(page.locator(".prose")).to_have_text("new")
+        expect(page.get_by_text("2 of 2")).to_be_visible()
+        page.get_by_role("tab", name="Records").click()
+        rows = page.get_by_role("listbox", name="Records").get_by_role("option")
+        expect(rows).to_have_count(2)
+        expect(rows.last).to_contain_text('text: "new"')
+
+
 def test_a_token_is_asked_for_kept_and_changed(tmp_path: Path, sqlite_url: str, page: Page) -> None:
     with running_server(tmp_path, sqlite_url) as open_server:
         ScriptedRun(open_server, "poem-1")

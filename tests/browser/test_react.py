@@ -170,6 +170,23 @@ def test_a_connection_that_fell_silent_is_made_again(
     assert len(asked) == 2
 
 
+def test_a_stream_that_was_rebuilt_is_shown_from_its_new_beginning(
+    server: ServerProcess, site: str, page: Page
+) -> None:
+    tokens(ScriptedRun(server, "r"), "old ", "text")
+    page.goto(f"{site}/?server={server.url}")
+    shows(page, "running open 3, 0 gaps", "old text")
+    page.context.set_offline(True)  # so that it does not come between
+    server.kill()
+    log = Path(server.log_url.removeprefix("sqlite:"))
+    for file in log.parent.glob(f"{log.name}*"):
+        file.unlink()
+    server.start()
+    tokens(ScriptedRun(server, "r"), "new")
+    page.context.set_offline(False)
+    shows(page, "running open 2, 1 gaps", "new")
+
+
 def test_a_hidden_tab_keeps_up_and_is_right_when_it_is_looked_at(
     server: ServerProcess, site: str, page: Page
 ) -> None:

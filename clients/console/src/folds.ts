@@ -64,6 +64,8 @@ export class Folds {
     this.cursor = item.cursor;
     if (isGap(item)) {
       this.gaps.push(item);
+      // What was folded is of a stream that is no more.
+      if (item.data.reason === "generation_changed") this.#begin();
       return;
     }
     this.lastSeq = item.seq;
@@ -77,6 +79,12 @@ export class Folds {
     if (item.kind === "stream.dropped") this.#drop((item.data as { count?: unknown } | null)?.count);
     if (isQuestion(item)) this.questions.push({ record: item, answered: false });
     if (item.kind === "run.signal") this.#answer(item as StreamRecord<any>);
+  }
+
+  #begin(): void {
+    const { gaps, cursor } = this;
+    Object.assign(this, new Folds(this.runId), { gaps, cursor });
+    this.#taskFold = new TaskFold();
   }
 
   #feedRun(record: StreamRecord): void {

@@ -118,6 +118,9 @@ export class RunModel {
         // Thinned from the middle of history: half as many, twice as far apart.
         if (this.#copies.length > COPIES_MAX) this.#copies = this.#copies.filter((_copy, at) => at % 2 === 1);
       }
+    } else if (item.data.reason === "generation_changed") {
+      [this.#copies, this.recent, this.foldedFrom] = [[], [], 1];
+      void this.#refresh();
     }
     return true;
   }

@@ -131,6 +131,8 @@ export class RunStore {
     for (const item of items) {
       if (isGap(item)) {
         gaps = [...gaps, item].slice(-GAPS_MAX);
+        // What was folded is of a stream that is no more.
+        if (item.data.reason === "generation_changed") this.#begin();
         continue;
       }
       lastSeq = item.seq;
@@ -141,6 +143,13 @@ export class RunStore {
       if (run?.run_id === this.runId) status = run.status;
     }
     this.#change({ lastSeq, gaps, status, cursor: items.at(-1)!.cursor });
+  }
+
+  #begin(): void {
+    this.#text = new TextFold();
+    this.#taskFold = new TaskFold();
+    this.#tasks = new Map();
+    this.#steps = new StepFold();
   }
 
   #change(change: Partial<RunView>): void {
