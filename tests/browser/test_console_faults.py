@@ -40,6 +40,17 @@ def test_a_failed_run_says_why_and_leads_to_its_records(server: ServerProcess, p
     expect(page.get_by_role("complementary", name="Record 5")).to_contain_text("step.failed")
 
 
+def test_a_link_to_a_record_leads_to_it_in_a_low_window(server: ServerProcess, page: Page) -> None:
+    page.set_viewport_size({"width": 1000, "height": 560})
+    run = ScriptedRun(server, "poem-1")
+    run.say_all([{"kind": "token", "data": {"text": str(number)}} for number in range(200)])
+    page.goto(f"{server.url}/#/runs/poem-1?tab=records&seq=100")
+    expect(page.get_by_role("complementary", name="Record 100")).to_be_visible()
+    row = page.get_by_role("listbox", name="Records").get_by_role("option", selected=True)
+    expect(row).to_contain_text("100")
+    expect(row).to_be_in_viewport()
+
+
 def test_older_runs_are_found_however_many_came_after(server: ServerProcess, page: Page) -> None:
     for name in ["needle", *(f"hay-{number}" for number in range(220))]:
         assert server.call("PUT", f"/v1/runs/{name}", {"workflow": "poem"}).status == 201

@@ -106,6 +106,10 @@ def test_a_run_of_a_million_records_is_walked_searched_folded_and_replayed(
             expect(
                 page.get_by_role("complementary", name=f"Record {seq}", exact=True)
             ).to_be_visible()
+        page.goto(f"{server.url}/#/runs/r?tab=records&seq=123456")
+        asked = page.get_by_role("complementary", name="Record 123456", exact=True)
+        expect(asked).to_be_visible()
+        expect(records.get_by_role("option", selected=True)).to_be_in_viewport()
         for share in (0.975, 0.5, 0.1):  # what is there is there, wherever the log's own pages end
             records.evaluate("(list, share) => (list.scrollTop = list.scrollHeight * share)", share)
             row = records.get_by_role("option").nth(15)

@@ -41,9 +41,11 @@ export function useVirtual(count: number, rowHeight: number): Virtual {
   const onScroll = useCallback(() => setScroll(ref.current!.scrollTop), []);
   const scrollTo = (row: number) => {
     const element = ref.current!;
-    const [first, last] = [Math.ceil((element.scrollTop * scale) / rowHeight), Math.floor((element.scrollTop * scale + view) / rowHeight) - 1];
+    // (Measured now: what was last drawn may have had another height.)
+    const { scrollTop, clientHeight } = element;
+    const [first, last] = [Math.ceil((scrollTop * scale) / rowHeight), Math.floor((scrollTop * scale + clientHeight) / rowHeight) - 1];
     if (row < first) element.scrollTop = (row * rowHeight) / scale;
-    else if (row > last) element.scrollTop = ((row + 1) * rowHeight - view) / scale;
+    else if (row > last) element.scrollTop = ((row + 1) * rowHeight - clientHeight) / scale;
   };
   const isAtEnd = () => {
     const element = ref.current!;
