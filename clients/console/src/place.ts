@@ -9,9 +9,11 @@ export interface Place {
 
 /** Where somebody has gone to; not what `note` says. */
 let gone = location.hash;
+/** What the address was when this page last knew it. */
+let known = location.hash;
 const listeners = new Set<() => void>();
 addEventListener("hashchange", () => {
-  gone = location.hash;
+  gone = known = location.hash;
   for (const listener of listeners) listener();
 });
 
@@ -46,5 +48,8 @@ export function go(href: string): void {
 
 /** The address of what is shown now, for who copies it; nothing moves, and Back does not stop here. */
 export function note(href: string): void {
+  // (Somebody is on the way elsewhere, and the event of it is still to come.)
+  if (location.hash !== known) return;
   history.replaceState(null, "", href);
+  known = location.hash;
 }
