@@ -82,10 +82,12 @@ class Line:
                 try:
                     yield connection
                 finally:
-                    if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-                        await self._tidy(connection)
-                    if self._ended:
-                        connection.pgconn.finish()
+                    try:
+                        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                            await self._tidy(connection)
+                    finally:
+                        if self._ended:
+                            connection.pgconn.finish()
 
     def end(self) -> None:
         """Close for good, now: whoever waits for an answer gets an error."""
@@ -105,12 +107,15 @@ class Line:
         if self._ended:
             raise LogUnavailable(f"{shown}: this connection has been closed")
         # A task of its own, which `end` can cancel: there is no connection to cut yet.
-        self._opening = asyncio.ensure_future(_connect(self._address))
+        opening = self._opening = asyncio.ensure_future(_connect(self._address))
         try:
-            self._connection = connection = await self._opening
+            self._connection = connection = await opening
             with self._cut_after(CALL_S_MAX, connection):
                 await self._set_up(connection)
         except asyncio.CancelledError:
+            # (It may have come just when this was cancelled.)
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                opening.result().pgconn.finish()
             if not self._ended:
                 raise
             raise LogUnavailable(f"{shown}: this connection has been closed") from None
