@@ -79,6 +79,7 @@ async def test_a_wait_that_a_broken_connection_could_miss_returns(
         opened(redis_server.url) as other,
     ):
         await log.open("r", producer=None, workflow="w")
+        await log.wait("r", after=0, timeout=DEADLINE_S)  # the first one looks, and returns
         waiting = asyncio.ensure_future(log.wait("r", after=0, timeout=DEADLINE_S))
         while "runstream:0:r" not in await asyncio.to_thread(
             redis_server.call, "PUBSUB", "CHANNELS"
