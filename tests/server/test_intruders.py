@@ -142,7 +142,7 @@ def bearers(place: Place) -> dict[str, str | None]:
         "empty": "",
         "rubbish": "rubbish",
         "another secret": good[:-4] + "AAAA",
-        "an id alone": good.rpartition("_")[0],
+        "an id alone": "_".join(good.split("_")[:2]),
         "revoked": revoked,
         "expired": expired,
         "run token of another secret": RunTokens.with_new_secret().mint("mine-1", 60, by="x")[0],

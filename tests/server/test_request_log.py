@@ -114,7 +114,7 @@ def test_a_server_that_tells_everything_tells_no_secret(
         told = server.output
     assert "route=/v1/runs/{run_id}" in told or '"route":"/v1/runs/{run_id}"' in told
     assert f"key:{entry.id}" in told
-    for secret in (key, key.rpartition("_")[2], wrong, minted, entry.sha256):
+    for secret in (key, key.split("_", 2)[2], wrong, minted, entry.sha256):
         assert secret not in told
     if form:
         requests = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
