@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -93,6 +95,13 @@ async def test_a_failover_is_survived_by_writers_and_readers(
     replicated_cluster: list[RedisServer],
 ) -> None:
     log = await asyncio.to_thread(open_log, replicated_cluster[0].url)
+    try:
+        await survive_failover(log, replicated_cluster[0])
+    finally:
+        await log.aclose()
+
+
+async def survive_failover(log: Log, master: RedisServer) -> None:
     runs = [new_name() for _ in range(9)]
     for run in runs:
         await log.open(run, producer=None, workflow="w")
@@ -101,7 +110,9 @@ async def test_a_failover_is_survived_by_writers_and_readers(
     for subscription in subscriptions:
         assert numbers_of(await collect(subscription, 1)) == [1]
     following = [asyncio.ensure_future(collect(subscription)) for subscription in subscriptions]
-    await asyncio.to_thread(replicated_cluster[0].kill)
+    # Replicas lag: what has not reached them yet goes with the master, runs and all.
+    await asyncio.to_thread(wait_replicated, master)
+    await asyncio.to_thread(master.kill)
     for run in runs:
         await insist(log, run, notes(run, [2]), Producer("p", 0, 2))
         await insist(log, run, [ending(run)], Producer("p", 0, 3))
@@ -117,7 +128,19 @@ async def test_a_failover_is_survived_by_writers_and_readers(
     assert 0 < moved < len(runs)
     listed = await log.list(status="completed")
     assert {info.run_id for info in listed} == set(runs)
-    await log.aclose()
+
+
+def wait_replicated(master: RedisServer) -> None:
+    """Until its replica has said that it has all that was written so far (it does so every second)."""
+    written = re.search(r"master_repl_offset:(\d+)", master.call("INFO", "replication"))
+    assert written
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        has = re.search(r"slave0:.*offset=(\d+)", master.call("INFO", "replication"))
+        if has and int(has[1]) >= int(written[1]):
+            return
+        assert time.monotonic() < deadline, "the replica never has it all"
+        time.sleep(0.02)
 
 
 def move_slot(nodes: list[RedisServer], key: str) -> None:
