@@ -43,6 +43,8 @@ __all__ = [
 
 # At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.
 LOOP_BLOCKED_S_MAX = 0.05
+# A wait takes as long on every machine; a computation takes twice as long where neighbours share the CPU.
+COMPUTING_COUNTS = 0.5
 # The suite's largest files take some hundred megabytes at a time.
 MEMORY_FREE_BYTES = 4 * 1024**3
 
@@ -97,7 +99,7 @@ def _heart() -> _Heart:
     return heart
 
 
-def _waited_s(before: bytes, after: bytes) -> float:
+def _queued_s(before: bytes, after: bytes) -> float:
     # The fields are: ns on a CPU, ns waiting for one, turns taken.
     return max(0, int(after.split()[1]) - int(before.split()[1])) / 1e9
 
@@ -134,16 +136,19 @@ def watch_event_loops() -> Generator[list[str]]:
     def run_watched(handle: asyncio.Handle) -> None:
         # A task's own name and place say more than the handle's, which it no longer has afterwards.
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
-        waited, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
+        queued, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
         starts_before_s = cpu_wait.starts_s
         worked_s, start = time.thread_time(), time.perf_counter()
         run_handle(handle)
         held_s = time.perf_counter() - start
         if held_s > LOOP_BLOCKED_S_MAX:
-            held_s -= _waited_s(waited, cpu_wait.read()) + paused_s - paused_before_s
+            collected_s = paused_s - paused_before_s
+            worked_s = max(0, time.thread_time() - worked_s - collected_s)
+            held_s -= _queued_s(queued, cpu_wait.read()) + collected_s
             held_s -= cpu_wait.starts_s - starts_before_s
-            # Either it worked itself, or others could while it waited.
-            held_s = min(held_s, max(time.thread_time() - worked_s, heart.beaten_s - beaten_s))
+            # It waited itself only as long as others could run meanwhile.
+            waited_s = max(0, min(held_s - worked_s, heart.beaten_s - beaten_s))
+            held_s = waited_s + worked_s * COMPUTING_COUNTS
         if held_s > LOOP_BLOCKED_S_MAX:
             blocked.append(f"{held_s * 1000:.0f} ms in {owner or handle!r}")
 

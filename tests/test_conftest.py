@@ -46,9 +46,14 @@ def test_a_test_that_blocks_the_loop_fails_and_names_the_culprit(run: pytest.Pyt
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
             asyncio.run(main())
+
+        async def test_computes():
+            start = time.thread_time()
+            while time.thread_time() - start < 0.15:
+                pass
     """)
     result = run.runpytest_subprocess()
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(["*event loop was blocked for * ms in *sluggish*"])
 
 
