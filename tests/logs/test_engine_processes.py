@@ -5,8 +5,10 @@ and how many connections they take.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from threading import Event
 
 import pytest
 
@@ -17,8 +19,10 @@ from runstream.errors import LeaseLost, ProducerFenced, RunNotFound
 from runstream.log import LeaseClaim, Log, Producer
 from runstream.logs import open_log
 from services.log_engine import LogEngine
+from services.proxy import proxy_to
 
 DEADLINE_S = 90.0
+TICK_S = 0.05
 
 # Appends batch after batch, each numbered from its own 0, as soon as it hears a line.
 WRITER = """
@@ -137,6 +141,45 @@ async def test_all_users_of_a_url_in_a_process_share_its_connections_until_it_le
     left = "a process that has closed its publishers lets its connections go"
     # (The engine notices that by itself.)
     await asyncio.to_thread(wait_until, lambda: engine.connections() == 0, left)
+
+
+@pytest.mark.allow_blocking  # an event loop that hears of it last
+@pytest.mark.parametrize("is_root", [True, False], ids=["root", "child"])
+async def test_everybody_who_waits_for_a_run_in_a_process_hears_that_it_is_opened(
+    engine: LogEngine, is_root: bool
+) -> None:
+    asked, heard = Event(), Event()
+
+    async def wait(log: Log) -> None:
+        await log.wait("r", after=0, timeout=10 * DEADLINE_S)
+
+    async def wait_and_hear_of_it_last(log: Log) -> None:
+        waiting = asyncio.ensure_future(wait(log))
+        await asyncio.sleep(0)
+        asked.set()
+        heard.wait(DEADLINE_S)
+        await waiting
+
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        proxy_to(engine.port) as proxy,
+        opened(engine.url_at(proxy.port)) as log,
+        opened(engine.url) as other,
+    ):
+        await other.open("there", producer=None, workflow="w")
+        began = 0.0
+        while time.monotonic() - began < TICK_S:  # until it lasts, as the root is known
+            began = time.monotonic()
+            await log.wait("there", after=0, timeout=TICK_S)
+        proxy.hold()
+        last = asyncio.create_task(asyncio.to_thread(asyncio.run, wait_and_hear_of_it_last(log)))
+        await asyncio.to_thread(asked.wait)
+        parent = None if is_root else "there"
+        await other.open("r", producer=None, workflow="w", parent_run_id=parent)
+        proxy.flow()
+        await asyncio.to_thread(asyncio.run, wait(log))
+        heard.set()
+        await last
 
 
 async def wait_for_removal(log: Log, run: str) -> None:

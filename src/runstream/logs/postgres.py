@@ -177,13 +177,17 @@ class PostgresLog:
 
     async def _tail(self, run_id: str) -> tuple[Tail | None, bool]:
         """How far the run's stream has got, and whether that is news to this process."""
+        knew = self._watcher.tails.knows(run_id)
         found = await self._read(lambda line: postgres_read.tails(line, [run_id]))
         tail = found.get(run_id)
-        is_news = tail is not None and self._watcher.tails.saw(run_id, tail)
+        if tail is None:
+            return None, False
+        is_news = self._watcher.tails.saw(run_id, tail)
         if is_news:
             # Nobody may have told it; then whoever else waits would not find it by looking any more.
             self._bell.ring([run_id])
-        return tail, is_news
+        # (Somebody else may have been first to see what had not been there when we asked.)
+        return tail, is_news or not knew
 
     async def info(self, run_id: str) -> RunInfo:
         return await self._read(lambda line: postgres_read.get_info(line, run_id))
