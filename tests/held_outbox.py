@@ -55,5 +55,8 @@ def data_of(draft: Draft) -> Any:
 
 def folded(drafts: list[Draft]) -> list[TaskState]:
     fold = TaskFold()
-    tasks = [fold.feed(Record(seq, draft, ORIGIN)) for seq, draft in enumerate(drafts, 1)]
-    return [task for task in tasks if task is not None]
+    return [
+        task
+        for seq, draft in enumerate(drafts, 1)
+        for task in fold.feed(Record(seq, draft, ORIGIN))
+    ]

@@ -106,6 +106,19 @@ async def test_a_cancelled_asyncio_task_cancels_its_task() -> None:
     assert end.error == {"type": "CancelledError", "message": ""}
 
 
+async def test_a_task_that_its_run_left_open_is_lost_to_all_who_read_it() -> None:
+    async with start_run("w", url="memory:left-open", run_id="r"):
+        async with start_run("w", run_id="child"):
+            await Task("t", state={"n": 1}).__aenter__()
+            await Task("other", state={"n": 2}).__aenter__()
+        async with Task("t", state={"n": 3}):
+            pass
+    shown = [(task["n"], task.status) for task in await tasks_of("memory:left-open", "r", "t")]
+    assert shown == [(1, "running"), (1, "lost"), (3, "running"), (3, "completed")]
+    of_child = await tasks_of("memory:left-open", "child")
+    assert [(task["n"], task.status) for task in of_child[2:]] == [(1, "lost"), (2, "lost")]
+
+
 async def test_an_abandoned_generator_closes_its_task_from_another_context() -> None:
     async def stream() -> AsyncGenerator[int]:
         async with Task("t"):

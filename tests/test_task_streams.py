@@ -239,8 +239,7 @@ def test_whenever_a_full_queue_is_taken_its_readers_end_at_the_exact_state(
         outbox.stored(batch)
         for draft in batch.drafts:
             kinds.append(draft.kind)
-            state = fold.feed(Record(len(kinds), draft, ORIGIN))
-            assert state is not None
+            (state,) = fold.feed(Record(len(kinds), draft, ORIGIN))
             shown.append(state)
 
     with inside(outbox), Task("t", state=state) as task:
@@ -305,8 +304,7 @@ def test_snapshots_together_cost_no_more_than_the_deltas_and_are_never_far(
     fold, behind = TaskFold(), 0
     for seq, draft in enumerate(drafts, 1):
         behind = 0 if draft.kind in FULL else behind + size([draft])
-        shown = fold.feed(Record(seq, draft, ORIGIN))
-        assert shown is not None
+        (shown,) = fold.feed(Record(seq, draft, ORIGIN))
         assert behind < max(len(canonical(shown.state)) + 1, task.SNAPSHOT_AFTER_BYTES_MIN)
 
 

@@ -15,9 +15,9 @@ import msgspec
 from .patch import InvalidPatch, apply
 from .record import Record
 
-TaskStatus = Literal["running", "completed", "failed", "cancelled"]
+TaskStatus = Literal["running", "completed", "failed", "cancelled", "lost"]
 
-# A task that never ended (its process died) must not stay for ever in a fold that runs for ever.
+# More than a reader looks at. Those of a run that never ends must not pile up in whoever follows it.
 OPEN_TASKS_MAX: Final = 10_000
 
 # The kinds that carry a full state, and how the task stands then.
@@ -33,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 class TaskState(msgspec.Struct, frozen=True):
-    """A task as it was after `record`. `state` is read-only by contract: later states share its parts.
+    """A task as it was after `record`, the newest of its own. `state` is read-only by contract: later
+    states share its parts.
 
-    `error` holds the `type` and `message` of the exception that ended a failed or cancelled task.
+    A `lost` one was open when its run ended. `error` holds the `type` and `message` of the exception that
+    ended a failed or cancelled task.
     `task_state["field"]` is short for `task_state.state["field"]`.
     """
 
@@ -63,10 +65,21 @@ class TaskFold:
         # By run and id, those that changed last at the end.
         self._open: dict[tuple[str, str], TaskState] = {}
 
-    def feed(self, record: Record) -> TaskState | None:
-        """The task that the record changed; None if it is no task's, or its state is not known."""
-        if not record.kind.startswith("task."):
-            return None
+    def feed(self, record: Record) -> list[TaskState]:
+        """The tasks that the record changed, as they are now: none if it is no task's, or its state is
+        not known; several at most where it ends their run.
+        """
+        if record.is_terminal:
+            return self._lose(record.run_id)
+        task = self._feed_task(record) if record.kind.startswith("task.") else None
+        return [] if task is None else [task]
+
+    def _lose(self, run_id: str) -> list[TaskState]:
+        """The tasks of a run that has ended, those that rested longest first."""
+        keys = [key for key in self._open if key[0] == run_id]
+        return [msgspec.structs.replace(self._open.pop(key), status="lost") for key in keys]
+
+    def _feed_task(self, record: Record) -> TaskState | None:
         data: object = record.data
         members = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
         task_id, version = members.get("task_id"), members.get("version")

@@ -102,7 +102,8 @@ class Handler:
         last: int | None = None,
         follow: bool = True,
     ) -> AsyncGenerator[TaskState, None]:
-        """The state of the run's tasks after every change, of one topic or of all.
+        """The state of the run's tasks after every change, of one topic or of all. Those that are open
+        when their run ends come once more, as `lost`.
 
         From a later start, a task is shown from its first full state on.
         """
@@ -110,8 +111,7 @@ class Handler:
         async for record in self.subscribe(
             topics=topic, from_seq=from_seq, after=after, last=last, follow=follow
         ):
-            task = fold.feed(record)
-            if task is not None:
+            for task in fold.feed(record):
                 yield task
 
     async def cursor(self) -> str:

@@ -75,3 +75,6 @@ def test_the_browser_page_runs_in_node(client: Path, tmp_path: Path, server: Ser
     assert "An old silent pond" in said
     assert "over: run.completed" in said
     assert "run_ended" in said
+    # Its last word on the run: removed, and nothing else is.
+    assert server.call("GET", "/v1/runs/haiku-1").status == 404
+    assert server.call("GET", "/v1/runs/notes-1").status == 200

@@ -73,8 +73,7 @@ export class Folds {
     this.#count(item.time);
     this.text.feed(item);
     this.steps.feed(item);
-    const task = this.#taskFold.feed(item);
-    if (task) this.tasks.set(`${item.run_id} ${task.id}`, task);
+    for (const task of this.#taskFold.feed(item)) this.tasks.set(`${task.record.run_id} ${task.id}`, task);
     if (item.run_id === this.runId) this.#feedRun(item);
     if (item.kind === "stream.dropped") this.#drop((item.data as { count?: unknown } | null)?.count);
     if (isQuestion(item)) this.questions.push({ record: item, answered: false });

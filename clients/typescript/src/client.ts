@@ -106,6 +106,11 @@ export class Streams {
   listRuns(options: ListOptions = {}): Promise<{ runs: RunInfo[]; next: string | null }> {
     return this.http.json("GET", "/v1/runs", { query: { ...options } });
   }
+
+  /** Remove a run that has ended, with its children: as if it had never been. */
+  async removeRun(runId: string): Promise<void> {
+    await this.http.send("DELETE", runPath(runId));
+  }
 }
 
 /** One run, as seen from outside. */

@@ -31,8 +31,7 @@ export class Http {
       const response = await this.#once(method, path, init);
       if (response.ok) return response;
       const error = await errorOf(response);
-      if (error.status !== 401 || typeof this.#getToken !== "function" || !isFirst) throw error;
-      this.#token = undefined;
+      if (error.status !== 401 || !isFirst || !this.forgetToken()) throw error;
     }
   }
 
@@ -45,7 +44,7 @@ export class Http {
     }
   }
 
-  /** The next request gets a new token. */
+  /** The next request gets a new token, if there is somebody to ask for one. */
   forgetToken(): boolean {
     this.#token = undefined;
     return typeof this.#getToken === "function";
@@ -55,10 +54,11 @@ export class Http {
     const all: { [name: string]: string } = { ...headers };
     const token = await this.#authorization();
     if (token) all["authorization"] = `Bearer ${token}`;
-    if (body !== undefined) all["content-type"] = "application/json";
-    const init: RequestInit = { method, headers: all, cache: "no-store" };
-    if (body !== undefined) init.body = JSON.stringify(body);
-    if (signal) init.signal = signal;
+    const init: RequestInit = { method, headers: all, cache: "no-store", signal: signal ?? null };
+    if (body !== undefined) {
+      all["content-type"] = "application/json";
+      init.body = JSON.stringify(body);
+    }
     try {
       return await this.#fetch(this.#base + path + search(query), init);
     } catch (error) {

@@ -34,14 +34,10 @@ export interface Gap {
 
 export type Item = StreamRecord | Gap;
 
+export const END_STATUSES = ["completed", "failed", "cancelled", "timed_out", "lost"] as const;
+
 /** The kinds with which a run ends; nothing of that run follows. */
-export const TERMINAL_KINDS: ReadonlySet<string> = new Set([
-  "run.completed",
-  "run.failed",
-  "run.cancelled",
-  "run.timed_out",
-  "run.lost",
-]);
+export const TERMINAL_KINDS: ReadonlySet<string> = new Set(END_STATUSES.map((status) => `run.${status}`));
 
 export const isGap = (item: Item): item is Gap => item.kind === "stream.gap";
 

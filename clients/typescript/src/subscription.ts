@@ -49,7 +49,9 @@ export const queryOf = ({ fromSeq, after, last, kinds, topics, steps, correlatio
 /** The items in the batches in which they arrived (never empty), gaps among them, until the run's end. */
 export async function* subscribePages(http: Http, runId: string, options: SubscribeOptions): AsyncGenerator<Item[], void, void> {
   const { signal, onState } = options;
-  const { from_seq, last, after, ...query } = queryOf(options);
+  // A position is for the first connection alone: once there is a cursor it goes first.
+  const first = queryOf(options);
+  const { from_seq, last, after, ...later } = first;
   let cursor: string | undefined;
   let pause = RETRY_MS;
   onState?.("connecting");
@@ -62,8 +64,7 @@ export async function* subscribePages(http: Http, runId: string, options: Subscr
     let retryMs: number | undefined;
     try {
       const response = await http.send("GET", runPath(runId, "/events"), {
-        // An integer is for the first connection alone: once there is a cursor it goes first.
-        query: cursor === undefined ? { ...query, from_seq, last, after } : query,
+        query: cursor === undefined ? first : later,
         headers: { accept: "text/event-stream", ...(cursor !== undefined && { "last-event-id": cursor }) },
         signal: leave.signal,
       });
@@ -113,14 +114,14 @@ export async function* subscribe(http: Http, runId: string, options: SubscribeOp
 
 interface Batch {
   items: Item[];
-  cursor: string | undefined;
-  ended: boolean;
-  problem: RunstreamError | undefined;
+  cursor?: string;
+  ended?: boolean;
+  problem?: RunstreamError;
 }
 
 /** What the frames say, up to the first that ends the stream. */
 function read(frames: Frame[]): Batch {
-  const batch: Batch = { items: [], cursor: undefined, ended: false, problem: undefined };
+  const batch: Batch = { items: [] };
   for (const { id, event, data } of frames) {
     if (event === "stream.end") batch.ended = true;
     else if (event === "stream.error") batch.problem = problemOf(data);
@@ -134,7 +135,7 @@ function read(frames: Frame[]): Batch {
       }
     }
     if (batch.ended || batch.problem) break;
-    batch.cursor = id || batch.cursor;
+    if (id) batch.cursor = id;
   }
   return batch;
 }

@@ -139,3 +139,14 @@ test("an error is shown, not thrown", async () => {
   flushSync(() => root.render(<RunstreamProvider url={url}><Failed /></RunstreamProvider>));
   await shows("no such run");
 });
+
+test("a task that its run left open is lost, and does not stand before a newer one of its topic", async () => {
+  const Count = () => <p>{JSON.stringify([useTask("r", "count")?.status, useTask("r", "old")?.status])}</p>;
+  render(<Count />);
+  await vi.waitFor(() => expect(requests.length).toBe(1));
+  for (const [id, topic] of [["1", "old"], ["2", "old"], ["3", "count"]]) say("task.started", { task_id: id, version: 0, state: {} }, { topic });
+  say("task.completed", { task_id: "2", version: 1, state: {} }, { topic: "old" });
+  await shows('["running","completed"]');
+  say("run.lost", { reason: "lease_lapsed" });
+  await shows('["lost","completed"]');
+});

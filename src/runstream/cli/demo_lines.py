@@ -18,7 +18,7 @@ class PlainLines:
 
     def line(self, record: Record) -> str | None:  # noqa: PLR0911 - one for each kind of line
         """The line that the record completes, if any."""
-        task = self._fold.feed(record)
+        tasks = self._fold.feed(record)
         match record.kind, record.data:
             case "token", {"text": str(text)}:
                 name = record.correlation_id or ""
@@ -34,8 +34,8 @@ class PlainLines:
                 return _at(record, "progress", f"{done} of {total}")
             case ("task.progress", _):
                 return None
-            case _ if task is not None:
-                return _at(record, record.kind, ", ".join(filter(None, task_words(task))))
+            case _ if tasks and not record.is_terminal:
+                return _at(record, record.kind, ", ".join(filter(None, task_words(tasks[0]))))
             case "step.completed", {"duration": float(took_s)}:
                 return _at(record, record.kind, f"{record.step} in {took(took_s)}")
             case _ if record.kind.startswith("step."):

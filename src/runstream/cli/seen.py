@@ -97,17 +97,15 @@ class Seen:
         kind, data = record.kind, record.data
         fields: dict[str, Any] = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
         prefix = kind.partition(".")[0]
+        for task in self._fold.feed(record):
+            _put(self.tasks, (task.record.run_id, task.id), task)
         if prefix == "step":
             self._feed_step(record, fields, now_s)
         elif prefix == "run":
             self._feed_run(record, fields)
-        elif prefix == "task":
-            task = self._fold.feed(record)
-            if task is not None:
-                _put(self.tasks, (record.run_id, task.id), task)
         elif kind == DROPPED or record.is_gap:
             self.lost += int(fields.get("count", 1))
-        else:
+        elif prefix != "task":
             self._feed_own(record, fields, now_s)
 
     def rate(self, now_s: float) -> int:

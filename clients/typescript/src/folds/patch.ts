@@ -144,7 +144,7 @@ function valueOf(operation: { [name: string]: unknown }): Json {
   return operation["value"] as Json;
 }
 
-const last = (place: string[]): string => place[place.length - 1]!;
+const last = (place: string[]): string => place.at(-1)!;
 
 const same = (one: string[], other: string[]): boolean =>
   one.length === other.length && one.every((token, at) => token === other[at]);

@@ -1,10 +1,8 @@
 /** The runs of a stream with their steps and attempts, as a timeline shows them. */
 
-import type { Item, StreamRecord } from "../record.js";
+import { END_STATUSES, type Item, type StreamRecord } from "../record.js";
 
-export type RunStatus =
-  | "running" | "waiting" | "stalled"
-  | "completed" | "failed" | "cancelled" | "timed_out" | "lost";
+export type RunStatus = "running" | "waiting" | "stalled" | (typeof END_STATUSES)[number];
 export type StepStatus = "running" | "retrying" | "completed" | "failed" | "cancelled" | "lost";
 
 /** One attempt. Times are the producer's clock. */
@@ -36,9 +34,7 @@ export interface RunState {
 }
 
 const RUN_STATUS: { [kind: string]: RunStatus } = { "run.started": "running", "run.resumed": "running" };
-for (const status of ["waiting", "stalled", "completed", "failed", "cancelled", "timed_out", "lost"] as const) {
-  RUN_STATUS[`run.${status}`] = status;
-}
+for (const status of ["waiting", "stalled", ...END_STATUSES] as const) RUN_STATUS[`run.${status}`] = status;
 /** How an attempt stands after a record; its step stands the same, but for one that is tried again. */
 const STEP_STATUS: { [kind: string]: StepStatus } = {
   "step.started": "running",
@@ -116,8 +112,7 @@ export class StepFold {
     step.status = record.kind === "step.retrying" ? "retrying" : status;
     let attempt = step.attempts.find((known) => known.attempt === record.attempt);
     if (!attempt) {
-      const { seq, time } = record;
-      attempt = { attempt: record.attempt!, status: "running", first_seq: seq, started: time, last_seq: null, ended: null, error: null };
+      attempt = { attempt: record.attempt!, status: "running", first_seq: record.seq, started: record.time, last_seq: null, ended: null, error: null };
       step.attempts.push(attempt);
     }
     if (status !== "running") end(attempt, record, status, record.data?.error ?? null);

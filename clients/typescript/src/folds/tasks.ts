@@ -1,11 +1,11 @@
 /** The state of a run's tasks, from their records: snapshots, and JSON Patch deltas between them. */
 
-import type { Item, StreamRecord } from "../record.js";
+import { isTerminal, type Item, type StreamRecord } from "../record.js";
 import { applyPatch, type Json } from "./patch.js";
 
-export type TaskStatus = "running" | "completed" | "failed" | "cancelled";
+export type TaskStatus = "running" | "completed" | "failed" | "cancelled" | "lost";
 
-/** A task as it was after `record`. Treat `state` as read-only: later states share its parts. */
+/** A task as it was after `record`, the newest of its own; a `lost` one was open when its run ended. Treat `state` as read-only: later states share its parts. */
 export interface TaskState<State = Json> {
   id: string;
   type: string;
@@ -25,7 +25,7 @@ const STATUS: { [kind: string]: TaskStatus } = {
   "task.cancelled": "cancelled",
 };
 
-/** A task that never ended (its process died) must not stay for ever in a fold that runs for ever. */
+/** More than a reader looks at. Those of a run that never ends must not pile up in whoever follows it. */
 const OPEN_TASKS_MAX = 10_000;
 
 /**
@@ -45,42 +45,42 @@ export class TaskFold {
     return [...this.#open];
   }
 
-  /** The task that the record changed, as it is now; null if it is no task's, or its state is not known. */
-  feed(item: Item): TaskState | null {
-    if (!item.kind.startsWith("task.")) return null;
-    const record = item as StreamRecord;
-    const data = (typeof record.data === "object" && record.data) || {};
-    const { task_id: id, version, patch, state, parent_task_id, error } = data as { [name: string]: any };
-    if (typeof id !== "string" || typeof version !== "number") return null;
+  /**
+   * The tasks that the record changed, as they are now: none if it is no task's, or its state is not known;
+   * several at most where it ends their run, behind which nothing of it comes.
+   */
+  feed(item: Item): TaskState[] {
+    if (isTerminal(item)) return this.#lose(item.run_id);
+    if (!item.kind.startsWith("task.")) return [];
+    const record = item as StreamRecord<any>;
+    const { task_id: id, version, patch, state, parent_task_id = null, error = null } = record.data ?? {};
+    if (typeof id !== "string" || typeof version !== "number") return [];
     const key = `${record.run_id} ${id}`;
     const before = this.#open.get(key);
+    const status = state !== undefined && STATUS[record.kind];
+    if (!status && before && version <= before.version) return []; // a repeat
     this.#open.delete(key);
-    let task: TaskState | null;
-    const status = STATUS[record.kind];
-    if (status && Object.hasOwn(data, "state")) {
-      const type = record.topic ?? "";
-      task = { id, type, status, state, version, record, parent_task_id: parent_task_id ?? null, error: error ?? null };
-    } else if (!before) {
-      return null;
-    } else if (version <= before.version) {
-      this.#open.set(key, before); // a repeat
-      return null;
-    } else {
-      task = changed(before, record, version, patch);
-    }
+    const task = status
+      ? { id, type: record.topic ?? "", status, state, version, record, parent_task_id, error }
+      : before && changed(before, record, version, patch);
     if (task?.status === "running") {
       this.#open.set(key, task);
       if (this.#open.size > OPEN_TASKS_MAX) this.#open.delete(this.#open.keys().next().value!);
     }
-    return task;
+    return task ? [task] : [];
+  }
+
+  #lose(runId: string): TaskState[] {
+    const open = [...this.#open].filter(([key, { record }]) => record.run_id === runId && this.#open.delete(key));
+    return open.map(([, task]) => ({ ...task, status: "lost" }));
   }
 }
 
-function changed(before: TaskState, record: StreamRecord, version: number, patch: unknown): TaskState | null {
-  if (record.kind !== "task.progress" || version !== before.version + 1) return null;
+function changed(before: TaskState, record: StreamRecord, version: number, patch: unknown): TaskState | undefined {
+  if (record.kind !== "task.progress" || version !== before.version + 1) return;
   try {
     return { ...before, state: applyPatch(before.state, patch), version, record };
   } catch {
-    return null; // it is shown again from its next full state on
+    return; // it is shown again from its next full state on
   }
 }

@@ -30,11 +30,10 @@ export class TextFold {
 
   /** The correlation_id whose text grew by the record ("" without one); null if none did. */
   feed(item: Item): string | null {
-    const { kind, data, step_run_id, attempt, correlation_id } = item as StreamRecord<any>;
+    const { kind, data, step_run_id, attempt, correlation_id: name = "" } = item as StreamRecord<any>;
     if (kind === "step.retrying") this.#discard(step_run_id, attempt);
     const text = kind === "token" && data?.text;
     if (typeof text !== "string") return null;
-    const name = correlation_id ?? "";
     let pieces = this.#pieces.get(name);
     if (!pieces) {
       this.#pieces.set(name, (pieces = []));

@@ -137,8 +137,10 @@ export class RunStore {
       }
       lastSeq = item.seq;
       this.#text.feed(item);
-      const task = this.#taskFold.feed(item);
-      if (task) this.#tasks.set(task.type, task);
+      for (const task of this.#taskFold.feed(item)) {
+        // (One that was left open long ago is not the newest of its topic.)
+        if (task.status !== "lost" || this.#tasks.get(task.type)?.id === task.id) this.#tasks.set(task.type, task);
+      }
       const run = this.#steps.feed(item);
       if (run?.run_id === this.runId) status = run.status;
     }
