@@ -106,6 +106,20 @@ def test_plain_code_needs_no_loop(remote: Remote) -> None:
         assert run.run_id in {info.run_id for info in streams.list_runs(workflow="nightly")}
 
 
+async def test_a_run_that_is_not_there_is_said_to_be_so_with_advice_and_nothing_of_the_servers_own(
+    remote: Remote,
+) -> None:
+    said: set[str] = set()
+    for url in ("memory:", remote.url):
+        async with connect(url) as streams:
+            with pytest.raises(RunNotFound) as caught:
+                await streams.handler("not-there").result()
+        said.add(str(caught.value))
+    (text,) = said
+    for hint in ("'not-there'", "RUNSTREAM_URL", "wait=True", "runstream ls"):
+        assert hint in text
+
+
 async def test_a_task_streams_its_state(remote: Remote) -> None:
     async with start_run("nightly") as run, Task("answer", state={"tokens": []}) as task:
         for word in ("Hello", "world"):

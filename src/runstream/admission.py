@@ -19,6 +19,7 @@ from .errors import (
     PositionGone,
     ProducerFenced,
     RunEnded,
+    RunNotFound,
 )
 from .events import check_name
 from .log import (
@@ -36,6 +37,14 @@ from .record import TERMINAL_KINDS, Cursor, Draft, check_run_id, make_draft
 # Why a log ended a run itself, or let it stall.
 LEASE_LAPSED: Final = "the process that ran it stopped renewing its lease"
 PARENT_ENDED: Final = "its parent run ended"
+
+
+def no_such_run(run_id: str) -> RunNotFound:
+    """The error for a run that a log does not have. It names no log: a server passes it on."""
+    return RunNotFound(
+        f"no run {run_id!r} in this log: it may be in another one (url=, RUNSTREAM_URL), have aged out, or "
+        "not have begun (wait=True waits for it); `runstream ls` lists those that are here"
+    )
 
 
 def new_generation() -> str:

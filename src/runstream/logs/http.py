@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
-from ..admission import check_batch, check_limit, check_open
+from ..admission import check_batch, check_limit, check_open, no_such_run
 from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
 from ..errors import (
     InvalidInput,
@@ -297,7 +297,7 @@ def _path(run_id: str, rest: str = "") -> str:
     try:
         return f"/runs/{check_run_id(run_id)}{rest}"
     except InvalidInput as error:
-        raise RunNotFound(f"no run {run_id!r} in this log") from error
+        raise no_such_run(run_id) from error
 
 
 def _check_token(token: str) -> None:

@@ -25,12 +25,13 @@ from ..admission import (
     check_removable,
     lost_draft,
     new_generation,
+    no_such_run,
     renewed_lease,
     stalled_draft,
     stalled_lease,
 )
 from ..bell import Bell
-from ..errors import LeaseHeld, LogClosed, RunEnded, RunNotFound
+from ..errors import LeaseHeld, LogClosed, RunEnded
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -139,7 +140,7 @@ class MemoryLog:
 
     def _create(self, run_id: str, workflow: str | None, parent_run_id: str | None) -> None:
         if workflow is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         if parent_run_id is None:
             self._streams[run_id] = _Stream(new_generation())
             self._runs[run_id] = _Run(run_id, run_id, None, workflow, now_us())
@@ -355,7 +356,7 @@ class MemoryLog:
     def _find(self, run_id: str) -> tuple[_Run, _Stream]:
         run = self._runs.get(run_id)
         if run is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         return run, self._streams[run.root_run_id]
 
     def _info(self, run: _Run) -> RunInfo:

@@ -103,7 +103,7 @@ class Line:
                     disconnected_cb=self._note_loss,
                     **self._options,
                 )
-                await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
+                await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - of `cb`
                     f"{self._inbox}.*", cb=self._hear
                 )
         except _Refused:
@@ -367,7 +367,7 @@ class Line:
     async def listen(self, subject: str, heard: Callable[[Msg], Awaitable[None]]) -> Any:
         """Call `heard` with each message of a subject that somebody publishes from now on."""
         try:
-            return await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
+            return await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType] - of `cb`
                 subject, cb=heard
             )
         except (nats.errors.Error, OSError) as error:

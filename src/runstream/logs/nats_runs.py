@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from ..admission import no_such_run
 from ..errors import LogUnavailable, NotALog, RunNotFound, RunstreamError
 from ..log import RunInfo
 from ..record import now_us
@@ -92,7 +93,7 @@ class Runs:
         except StreamGone:
             stored = None
         if stored is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         return _decode_born(stored.data).root
 
     async def _first(self, subject: str) -> Stored | None:

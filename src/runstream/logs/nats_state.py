@@ -23,11 +23,12 @@ from ..admission import (
     check_owner,
     lost_draft,
     new_generation,
+    no_such_run,
     renewed_lease,
     stalled_draft,
     stalled_lease,
 )
-from ..errors import LeaseHeld, RunEnded, RunNotFound
+from ..errors import LeaseHeld, RunEnded
 from ..log import (
     STATUS_BY_KIND,
     Appended,
@@ -128,7 +129,7 @@ class State:
         """Raises RunNotFound."""
         run = self.root if self.root and self.root.run_id == run_id else self.children.get(run_id)
         if run is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         return run
 
     def info(self, run_id: str) -> RunInfo:
@@ -218,7 +219,7 @@ class Pending:
 
     def _new_run(self, run_id: str, workflow: str | None, parent_run_id: str | None) -> Run:
         if workflow is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         if parent_run_id is not None:
             parent = self._find(parent_run_id)
             if parent.ended is not None:
@@ -313,7 +314,7 @@ class Pending:
     def _find(self, run_id: str) -> Run:
         run = self._find_or_none(run_id)
         if run is None:
-            raise RunNotFound(f"no run {run_id!r} in this log")
+            raise no_such_run(run_id)
         return run
 
     def _status_of(self, run_id: str) -> Status | None:

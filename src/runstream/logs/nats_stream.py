@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from ..admission import check_position
-from ..errors import LogUnavailable, RunNotFound, RunstreamError
+from ..admission import check_position, no_such_run
+from ..errors import LogUnavailable, RunstreamError
 from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
 from .nats_chain import Chain, decode_change
@@ -340,7 +340,7 @@ class Stream:
         state = self.state
         root = state.root
         if root is None:
-            raise RunNotFound(f"no run {self.root_run_id!r} in this log")
+            raise no_such_run(self.root_run_id)
         ended = root.ended is not None and after.seq + len(found) == state.next_seq - 1
         return Page(state.generation, after.seq + 1, found, ended)
 

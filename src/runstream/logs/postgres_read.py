@@ -10,8 +10,8 @@ from typing import Any, Final, LiteralString, cast
 
 import msgspec
 
-from ..admission import check_position
-from ..errors import PositionGone, RunNotFound
+from ..admission import check_position, no_such_run
+from ..errors import PositionGone
 from ..log import Lease, Page, RunInfo, Status
 from ..record import Cursor, Draft
 from .postgres_line import Connection
@@ -74,12 +74,8 @@ async def find_info(connection: Connection, run_id: str) -> RunInfo | None:
 async def get_info(connection: Connection, run_id: str) -> RunInfo:
     info = await find_info(connection, run_id)
     if info is None:
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     return info
-
-
-def not_found(run_id: str) -> RunNotFound:
-    return RunNotFound(f"no run {run_id!r} in this log")
 
 
 def _info(row: Sequence[Any]) -> RunInfo:
@@ -93,7 +89,7 @@ def _info(row: Sequence[Any]) -> RunInfo:
 
 async def read_page(connection: Connection, run_id: str, after: Cursor, limit: int) -> Page:
     if not could_be_stored(run_id):
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     cursor = connection.cursor(binary=True)
     await cursor.execute(
         _PAGE,
@@ -107,7 +103,7 @@ async def read_page(connection: Connection, run_id: str, after: Cursor, limit: i
     )
     rows = await cursor.fetchall()
     if not rows:
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     info, ended = _info(rows[0][:-3]), bool(rows[0][-3])
     check_position(info, after)
     drafts: list[Draft] = []

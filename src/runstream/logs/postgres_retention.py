@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 import psycopg
 
-from ..admission import check_removable
+from ..admission import check_removable, no_such_run
 from ..errors import LogUnavailable
 from ..record import now_us
 from ..retention import Retention
 from .postgres_line import Connection, Line
-from .postgres_read import could_be_stored, get_info, not_found
+from .postgres_read import could_be_stored, get_info
 from .postgres_url import Address
 from .postgres_watcher import GONE, News
 
@@ -114,7 +114,7 @@ async def remove(connection: Connection, run_id: str) -> list[str]:
     found = await connection.execute("SELECT id FROM run WHERE run_id = %s FOR UPDATE", [run_id])
     row = await found.fetchone()
     if row is None:
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     gone = await _remove_slice(connection, row[0])
     await connection.execute("COMMIT")
     return gone
@@ -123,7 +123,7 @@ async def remove(connection: Connection, run_id: str) -> list[str]:
 async def retain(connection: Connection, run_id: str, limits: Retention | None) -> None:
     """Note the limits of a run's stream. Raises RunNotFound, and the driver's errors."""
     if not could_be_stored(run_id):
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     await connection.execute("BEGIN")
     found = await connection.execute(
         "SELECT id FROM run WHERE id = (SELECT root FROM run WHERE run_id = %s) FOR UPDATE",
@@ -131,7 +131,7 @@ async def retain(connection: Connection, run_id: str, limits: Retention | None) 
     )
     row = await found.fetchone()
     if row is None:
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     await connection.execute("DELETE FROM retention WHERE run = %s", [row[0]])
     if limits is not None:
         encoded = msgspec.json.encode(limits).decode()

@@ -18,10 +18,11 @@ from typing import Any, Final, LiteralString
 import msgspec
 import psycopg
 
+from ..admission import no_such_run
 from ..errors import RunNotFound
 from ..log import Lease, ProducerState, RunInfo, Status
 from .postgres_line import Connection
-from .postgres_read import could_be_stored, not_found
+from .postgres_read import could_be_stored
 
 _Rows = psycopg.AsyncCursor[tuple[Any, ...]]
 
@@ -176,7 +177,7 @@ class Unit:
         """Raises RunNotFound."""
         run = self.runs.get(run_id)
         if run is None or run.root not in self.roots:
-            raise not_found(run_id)
+            raise no_such_run(run_id)
         return run
 
     def find(self, run_id: str) -> Run | None:

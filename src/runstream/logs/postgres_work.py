@@ -21,6 +21,7 @@ from ..admission import (
     check_owner,
     lost_draft,
     new_generation,
+    no_such_run,
     stalled_draft,
     stalled_lease,
 )
@@ -37,7 +38,7 @@ from ..log import (
     Status,
 )
 from ..record import Draft, now_us
-from .postgres_read import CHUNK_RECORDS_MAX, not_found
+from .postgres_read import CHUNK_RECORDS_MAX
 from .postgres_unit import Chunk, Run, Unit
 
 # Larger rows would make a reader fetch much for a few records.
@@ -106,7 +107,7 @@ def open_run(
 
 def _new_run(unit: Unit, run_id: str, workflow: str | None, parent_run_id: str | None) -> Run:
     if workflow is None:
-        raise not_found(run_id)
+        raise no_such_run(run_id)
     root: int | None = None
     if parent_run_id is not None:
         parent = unit.get(parent_run_id)

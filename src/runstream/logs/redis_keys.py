@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import msgspec
 
-from ..errors import RunNotFound
+from ..admission import no_such_run
 from ..log import Lease, RunInfo, Status
 from ..record import Draft, check_run_id
 from .redis_scripts import CHUNK_RECORDS_MAX, CHUNK_SIZE_BYTES_MAX
@@ -85,10 +85,6 @@ def known_run_id(run_id: str) -> str:
         return check_run_id(run_id)
     except ValueError:
         raise no_such_run(run_id) from None
-
-
-def no_such_run(run_id: str) -> RunNotFound:
-    return RunNotFound(f"no run {run_id!r} in this log")
 
 
 def member(run_id: str, root: str) -> str:

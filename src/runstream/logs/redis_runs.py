@@ -12,9 +12,10 @@ from ..admission import (
     cannot_begin_again,
     check_owner,
     lost_draft,
+    no_such_run,
     stalled_draft,
 )
-from ..errors import LeaseHeld, RunEnded, RunNotFound
+from ..errors import LeaseHeld, RunEnded
 from ..log import Lease, LeaseClaim, Opened, RunInfo
 from .redis_index import Index
 from .redis_keys import Place, around_run_id, draft_text, lease_text, lease_times, run_info
@@ -69,7 +70,7 @@ class Runs:
                 raise RunEnded(f"the parent run {under!r} has ended ({status.decode()})")
             case _:
                 await self._unplace(run_id, root, under, create)
-                raise RunNotFound(f"no run {under!r} in this log")
+                raise no_such_run(under)
 
     async def _place_child(self, run_id: str, parent: str, workflow: str) -> Place | None:
         """Where the child is to be created, as whoever came first has it; None: it is there already.

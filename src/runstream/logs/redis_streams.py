@@ -7,10 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..admission import new_generation
+from ..admission import new_generation, no_such_run
 from ..log import RunInfo
 from ..record import now_us
-from .redis_keys import Keys, Place, fields_of, known_run_id, no_such_run, run_info
+from .redis_keys import Keys, Place, fields_of, known_run_id, run_info
 from .redis_line import Command
 from .redis_nodes import Nodes, Use
 from .redis_scripts import Script

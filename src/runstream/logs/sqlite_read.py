@@ -9,8 +9,7 @@ from typing import Final
 
 import msgspec
 
-from ..admission import check_position
-from ..errors import RunNotFound
+from ..admission import check_position, no_such_run
 from ..log import Lease, Page, RunInfo, Status
 from ..record import Cursor, Draft
 
@@ -46,7 +45,7 @@ def find_run(connection: sqlite3.Connection, run_id: str) -> Run | None:
 def get_run(connection: sqlite3.Connection, run_id: str) -> Run:
     run = find_run(connection, run_id)
     if run is None:
-        raise RunNotFound(f"no run {run_id!r} in this log")
+        raise no_such_run(run_id)
     return run
 
 

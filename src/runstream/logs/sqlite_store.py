@@ -22,10 +22,11 @@ from ..admission import (
     check_owner,
     lost_draft,
     new_generation,
+    no_such_run,
     stalled_draft,
     stalled_lease,
 )
-from ..errors import LeaseHeld, RunEnded, RunNotFound
+from ..errors import LeaseHeld, RunEnded
 from ..log import (
     STATUS_BY_KIND,
     Appended,
@@ -114,7 +115,7 @@ def _create_run(
     connection: sqlite3.Connection, run_id: str, workflow: str | None, parent_run_id: str | None
 ) -> Run:
     if workflow is None:
-        raise RunNotFound(f"no run {run_id!r} in this log")
+        raise no_such_run(run_id)
     root: int | None = None
     if parent_run_id is not None:
         parent = get_run(connection, parent_run_id)
