@@ -161,7 +161,7 @@ def test_the_newest_class_of_a_kind_reads_it() -> None:
 def test_private_attributes_work_and_are_not_published() -> None:
     event = Remembering(shown="x")
     event._seen.append("more")  # pyright: ignore[reportPrivateUsage] # what the test is about
-    assert event._seen == ["private", "more"]  # pyright: ignore[reportPrivateUsage]
+    assert event._seen == ["private", "more"]  # pyright: ignore[reportPrivateUsage] # (as above)
     assert encode_payload(event) == b'{"shown":"x"}'
 
 

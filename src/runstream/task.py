@@ -110,7 +110,8 @@ class Task(Generic[S]):
                 for key, parts in self._growing.items()
             }
             self._state, self._growing = {**self._state, **grown}, {}
-        return self._state  # type: ignore[no-any-return]
+        state: S = self._state
+        return state
 
     def set_state(self, state: S) -> Awaitable[None]:
         """Replace the state. Applied at the call; awaiting the result waits for room in the queue.

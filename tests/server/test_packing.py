@@ -122,7 +122,7 @@ async def test_our_client_reads_what_was_packed(shared_server: ServerProcess, ru
     near = HttpLog(shared_server.url)
     # As to another machine: packed in both directions.
     far = HttpLog(shared_server.url)
-    far._transport._headers["accept-encoding"] = "gzip"  # pyright: ignore[reportPrivateUsage]
+    far._transport._headers["accept-encoding"] = "gzip"  # pyright: ignore[reportPrivateUsage] - it goes by the address
     pages = [await log.read(run, after=Cursor(None, 0), limit=1000) for log in (near, far)]
     assert len(pages[0].drafts) == 300
     assert pages[0] == pages[1]
