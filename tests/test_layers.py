@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "log",
         "loop_watch",
         "mailbox",
+        "own_loop",
         "portal",
         "position",
         "problem",

@@ -124,7 +124,7 @@ async def test_a_pause_of_the_engine_delays_writers_and_readers_and_loses_nothin
         await log.open("r", producer=None, workflow="w")
         await log.append("r", notes("r", [0]))
         follower = await follow(log)
-        engine.pause()
+        await asyncio.to_thread(engine.pause)
         appends = [
             asyncio.ensure_future(insist(log, notes("r", [n]), Producer(f"p{n}", 0, 1)))
             for n in range(1, 20)
@@ -272,7 +272,7 @@ async def test_a_log_closes_while_its_engine_is_paused(engine: LogEngine) -> Non
     await log.open("r", producer=None, workflow="w")
     await log.append("r", notes("r", [1]))
     following = await follow(log)
-    engine.pause()
+    await asyncio.to_thread(engine.pause)
     calls: list[asyncio.Future[Any]] = [
         following,
         asyncio.ensure_future(log.append("r", notes("r", [2]))),

@@ -194,7 +194,7 @@ async def test_a_leader_that_hangs_is_replaced_and_comes_back_as_one_of_many(
         for _ in range(3):
             await load.grow(50)
             leader = await asyncio.to_thread(nats_cluster.leader)
-            leader.pause()
+            await asyncio.to_thread(leader.pause)
             await asyncio.sleep(PAUSE_S)
             leader.resume()
             await load.grow(50)

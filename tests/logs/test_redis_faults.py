@@ -56,7 +56,7 @@ async def test_what_hung_in_a_paused_server_when_its_caller_gave_up_is_void(
 ) -> None:
     async with opened(redis_server.url) as log:
         await log.open("r", producer=None, workflow="w")
-        redis_server.pause()
+        await asyncio.to_thread(redis_server.pause)
         late = [
             log.append("r", notes("r", [1]), producer=Producer("p", 0, 1)),
             log.append("r", notes("r", [2])),

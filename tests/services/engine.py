@@ -168,8 +168,14 @@ class Engine:
         self.start()
 
     def pause(self) -> None:
-        """Stop it and its children in their tracks: connections stay, nobody answers."""
-        _send(_family(self.pid), signal.SIGSTOP)
+        """Stop it and its children in their tracks: connections stay, nobody answers. Waits until all
+        have stopped: the signal stops no thread before one of them has had its turn to take it.
+        """
+        family = _family(self.pid)
+        _send(family, signal.SIGSTOP)
+        deadline = time.monotonic() + START_S_MAX
+        while not all(map(_is_stopped, family)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S / 10)
 
     def resume(self) -> None:
         """Let them go on."""
@@ -193,8 +199,16 @@ def _send(pids: Iterable[int], which: signal.Signals) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    return _state(Path(f"/proc/{pid}/stat")) not in "ZX"
+
+
+def _is_stopped(pid: int) -> bool:
+    return all(_state(thread) in "TZX" for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _state(stat: Path) -> str:
+    """The letter that Linux shows for a process or thread; X if there is none."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return stat.read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state not in "ZX"
+        return "X"

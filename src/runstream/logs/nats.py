@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
 from ..admission import check_limit, check_open, check_removable
 from ..bell import Bell
-from ..errors import InvalidURL, LogClosed, LogUnavailable, RunNotFound
+from ..errors import InvalidURL, LogUnavailable, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -32,7 +31,7 @@ from ..log import (
     RunInfo,
     Status,
 )
-from ..portal import Portal
+from ..own_loop import OwnLoop
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
@@ -92,21 +91,14 @@ class NatsLog:
         self._line, self._subjects, self._shown = line, subjects, shown
         self._replicas, self._retention_s = replicas or 1, retention_s
         self._bell = Bell()
-        self._closed = False
-        self._closing = threading.Lock()
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._roots: OrderedDict[str, str] = OrderedDict()
         self._wakeups = Wakeups(line, subjects, self._bell)
         self._cleaning: asyncio.Task[None] | None = None
         self._runs = Runs(line, subjects)
         self._lists = Lists(self._runs, self._info_in)
-        self._portal = Portal("runstream-nats")
-        try:
-            self._portal.call(self._connect(wanted=replicas, must_last=must_last))
-        except BaseException:
-            self._portal.call(line.close())
-            self._portal.close()
-            raise
+        self._loop = OwnLoop("nats", shown)
+        self._loop.open(self._connect(wanted=replicas, must_last=must_last), line.close)
 
     def __repr__(self) -> str:
         return f"<NatsLog {self._shown}/{self._subjects.name}>"
@@ -152,7 +144,7 @@ class NatsLog:
         claim: LeaseClaim | None = None,
     ) -> Opened:
         check_open(run_id, producer, workflow, parent_run_id, claim)
-        return await self._do(self._open(run_id, producer, workflow, parent_run_id, claim))
+        return await self._loop.run(self._open(run_id, producer, workflow, parent_run_id, claim))
 
     async def _open(
         self,
@@ -218,7 +210,7 @@ class NatsLog:
         return await self._runs.bear(run_id, root, workflow)
 
     async def info(self, run_id: str) -> RunInfo:
-        return await self._do(self._info(run_id))
+        return await self._loop.run(self._info(run_id))
 
     async def _info(self, run_id: str) -> RunInfo:
         root = await self._root_of(run_id)
@@ -239,23 +231,23 @@ class NatsLog:
 
     async def trim(self, run_id: str, *, through: int) -> None:
         await self._decide(run_id, lambda pending: pending.trim(through))
-        await self._do(self._drop_trimmed(run_id))
+        await self._loop.run(self._drop_trimmed(run_id))
 
     async def _drop_trimmed(self, run_id: str) -> None:
         await self._stream(await self._root_of(run_id)).drop_trimmed()
 
     async def retain(self, run_id: str, retention: Retention | None) -> None:
         await self._decide(run_id, lambda pending: pending.retain(retention))
-        await self._do(self._keep(run_id, is_kept=retention is not None))
+        await self._loop.run(self._keep(run_id, is_kept=retention is not None))
 
     async def _keep(self, run_id: str, *, is_kept: bool) -> None:
         await self._runs.keep(await self._root_of(run_id), is_kept=is_kept)
 
     async def retained(self) -> Mapping[str, Retention]:
-        return await self._do(self._runs.retained())
+        return await self._loop.run(self._runs.retained())
 
     async def remove(self, run_id: str) -> None:
-        await self._do(self._remove(run_id))
+        await self._loop.run(self._remove(run_id))
 
     async def _remove(self, run_id: str) -> None:
         root = await self._root_of(run_id)
@@ -279,7 +271,7 @@ class NatsLog:
         limit: int = 100,
     ) -> Sequence[RunInfo]:
         most = check_limit(limit, LIST_LIMIT_MAX)
-        return await self._do(self._list(workflow, status, before, most))
+        return await self._loop.run(self._list(workflow, status, before, most))
 
     async def _list(
         self, workflow: str | None, status: Status | None, before: str | None, limit: int
@@ -308,7 +300,7 @@ class NatsLog:
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
-        return await self._do(self._read(run_id, after, limit))
+        return await self._loop.run(self._read(run_id, after, limit))
 
     async def _read(self, run_id: str, after: Cursor, limit: int) -> Page:
         root = await self._root_of(run_id)
@@ -325,16 +317,16 @@ class NatsLog:
         is_there = was_there = watched is not None
         has_news = False
         with self._bell.listen(watched or run_id) as listener:
-            self._check_open()
+            self._loop.check_open()
             # (Of what goes wrong whoever waits will hear: it is about to read.)
             with contextlib.suppress(LogUnavailable, TimeoutError):
                 async with asyncio.timeout(timeout):
-                    is_there, has_news = await self._do(self._look(watched or run_id, after))
+                    is_there, has_news = await self._loop.run(self._look(watched or run_id, after))
             left = deadline - time.monotonic()
             if not has_news and is_there == was_there and left > 0:
                 # (It may end for nothing: whoever waits looks.)
                 await listener.wait(min(left, LOOK_S))
-        self._check_open()
+        self._loop.check_open()
 
     async def _look(self, run_id: str, after: int) -> tuple[bool, bool]:
         """Hear of a run from now on; whether it is there, and has something behind `after`, now."""
@@ -348,7 +340,7 @@ class NatsLog:
     # --- what they share -------------------------------------------------------------------------
 
     async def _decide(self, run_id: str, decide: Callable[[Pending], T]) -> T:
-        return await self._do(self._decide_here(run_id, decide))
+        return await self._loop.run(self._decide_here(run_id, decide))
 
     async def _decide_here(self, run_id: str, decide: Callable[[Pending], T]) -> T:
         root = await self._root_of(run_id)
@@ -404,31 +396,10 @@ class NatsLog:
 
     def close(self) -> None:
         """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._bell.ring_all()
-            with contextlib.suppress(LogClosed):  # in a forked child: nothing here is ours
-                self._portal.call(self._line.close())
-            self._portal.close()
+        self._loop.close(self._shut_down)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LogClosed(f"the log {self._shown} has been closed")
-
-    async def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a call in the log's own loop; cancelling the caller ends it there."""
-        if self._closed:
-            work.close()
-            self._check_open()
-        try:
-            return await self._portal.run(work)
-        except LogUnavailable:
-            self._check_open()
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
-                self._check_open()  # the log's own loop has ended under it
-            raise
+    async def _shut_down(self) -> None:
+        self._bell.ring_all()
+        if self._cleaning is not None:
+            self._cleaning.cancel()
+        await self._line.close()

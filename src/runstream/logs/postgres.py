@@ -11,14 +11,13 @@ others, four that read (`?readers=`), and for moments one that removes old runs.
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from ..admission import check_limit, check_open
 from ..bell import Bell
-from ..errors import InvalidInput, InvalidURL, LogClosed, LogUnavailable, RunNotFound
+from ..errors import InvalidInput, InvalidURL, LogUnavailable, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -32,7 +31,7 @@ from ..log import (
     RunInfo,
     Status,
 )
-from ..portal import Portal
+from ..own_loop import OwnLoop
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import postgres_read, postgres_retention, postgres_schema, postgres_work
@@ -46,8 +45,6 @@ from .postgres_writer import Job, Writer
 
 # What is queued when the log is closed is given this long to be stored.
 CLOSE_S: Final = 5.0
-# And what still waits for the server then, to hear that its connection is gone.
-END_S: Final = 1.0
 
 T = TypeVar("T")
 
@@ -78,15 +75,9 @@ class PostgresLog:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._closed = False
-        self._closing = threading.Lock()
         self._bell = Bell()
-        self._portal = Portal("runstream-postgres")
-        try:
-            self._portal.call(self._start())
-        except BaseException:
-            self._portal.close()
-            raise
+        self._loop = OwnLoop("postgres", address.shown)
+        self._loop.open(self._start(), self._disconnect)
 
     async def _start(self) -> None:
         self._lines = Lines(self._address, self._address.readers)
@@ -98,13 +89,16 @@ class PostgresLog:
             self.promise = await self._lines.look(
                 lambda line: postgres_schema.prepare(line, self._address)
             )
-        except BaseException as error:
-            self._lines.end()
-            if isinstance(error, LogUnavailable) and is_refusal(error):
+        except LogUnavailable as error:
+            if is_refusal(error):
                 raise InvalidURL(str(error)) from error
             raise
         self._serving = asyncio.ensure_future(self._writer.serve())
         self._watcher.start()
+
+    async def _disconnect(self) -> None:
+        self._lines.end()
+        self._writing.end()
 
     async def open(
         self,
@@ -159,21 +153,21 @@ class PostgresLog:
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         with self._bell.listen(run_id) as listener:
             # Not before listening: whoever closes the log rings once.
-            self._check_open()
-            self._portal.call_soon(self._watcher.watch)
+            self._loop.check_open()
+            self._loop.call_soon(self._watcher.watch)
             tail = self._watcher.tails.get(run_id)
             if tail is None:
                 tail, is_news = await self._tail(run_id)
                 if is_news:
                     # It may have been opened since the call, which the caller wants to hear.
-                    self._check_open()
+                    self._loop.check_open()
                     return
             root_run_id = run_id if tail is None else tail[0]
             if root_run_id == run_id and (tail is None or not _is_behind(tail, after)):
                 await listener.wait(timeout)
         if root_run_id != run_id:
             await self.wait(root_run_id, after=after, timeout=timeout)
-        self._check_open()
+        self._loop.check_open()
 
     async def _tail(self, run_id: str) -> tuple[Tail | None, bool]:
         """How far the run's stream has got, and whether that is news to this process."""
@@ -232,46 +226,26 @@ class PostgresLog:
         return await self._read(postgres_retention.retained)
 
     async def remove(self, run_id: str) -> None:
-        self._check_open()
-        await self._submit(self._remove(run_id))
+        await self._loop.run(self._remove(run_id), to_end=True)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._bell.ring_all()
-            try:
-                self._portal.call(self._stop())
-            except LogClosed:  # a forked child: the connections are its parent's
-                return
-            self._portal.close()
+        self._loop.close(self._shut_down)
 
-    async def _stop(self) -> None:
+    async def _shut_down(self) -> None:
+        self._bell.ring_all()
         self._writer.close()
         await asyncio.wait([self._serving], timeout=CLOSE_S)
         await self._watcher.close()
-        self._writing.end()
-        self._lines.end()
+        # What has lost its connection ends by itself; to cancel it would ask the server's cooperation.
+        await self._disconnect()
         if self._age_out is not None:
             self._age_out.end()
-        # What has lost its connection ends by itself; to cancel it would ask the server's cooperation.
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:
-            await asyncio.wait(left, timeout=END_S)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-
-    def _closed_error(self) -> LogClosed:
-        return LogClosed(f"the log {self._address.shown} has been closed")
-
-    # --- in the portal's loop --------------------------------------------------------------------
+    # --- in the log's own loop --------------------------------------------------------------------
 
     def _committed(self, news: Sequence[tuple[str, str, int]]) -> None:
         self._watcher.committed(news)
@@ -308,17 +282,7 @@ class PostgresLog:
     # --- from any loop ---------------------------------------------------------------------------
 
     async def _read(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        self._check_open()
-        return await self._submit(self._look(work))
-
-    async def _submit(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` in the portal's loop, to its end: a cancelled caller only stops waiting."""
-        try:
-            return await self._portal.wait(self._portal.submit(work))
-        except (LogClosed, LogUnavailable, asyncio.CancelledError):
-            if self._closed:
-                raise self._closed_error() from None
-            raise
+        return await self._loop.run(self._look(work), to_end=True)
 
     async def _write(
         self,
@@ -328,12 +292,10 @@ class PostgresLog:
         size_bytes: int = 0,
         repeatable: bool = True,
     ) -> T:
-        self._check_open()
         future: Future[T] = Future()
         job = Job(needs, work, future, size_bytes=size_bytes, repeatable=repeatable)
-        if not self._portal.call_soon(self._writer.put, job):
-            raise self._closed_error()
-        return await self._portal.wait(future)
+        self._loop.call_soon(self._writer.put, job)
+        return await self._loop.wait(future)
 
 
 def _only(run_id: str) -> Needs:

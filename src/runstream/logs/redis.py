@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from ..admission import check_limit, check_open
 from ..bell import Bell
@@ -32,7 +31,7 @@ from ..log import (
     RunInfo,
     Status,
 )
-from ..portal import Portal
+from ..own_loop import OwnLoop
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import redis_records, refuse_unknown, requires_durable, retention_option
@@ -50,8 +49,6 @@ CLOSING_S_MAX: Final = 1.0
 # While the server cannot be asked whether there is news, a waiter comes back to its reader this often.
 BLIND_WAIT_S: Final = 0.5
 PREFIX_LENGTH_MAX: Final = 64
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -85,23 +82,16 @@ class RedisLog:
         self._address = address
         self._keys = keys
         self._retention_s = retention_s
-        self._closed = False
-        self._closing = threading.Lock()
         self._bell = Bell()
         self._nodes = Nodes(address)
         self._streams = Streams(self._nodes, keys)
         self._index = Index(self._streams)
         self._runs = Runs(self._streams, self._index)
-        # What goes on in the portal's loop: calls, and what they left to be done.
-        self._work: set[asyncio.Task[Any]] = set()
+        # What calls have left to be done.
+        self._left: set[asyncio.Task[None]] = set()
         self._cleaning: asyncio.Task[None] | None = None
-        self._portal = Portal("runstream-redis")
-        try:
-            self._portal.call(self._connect(must_last=must_last))
-        except BaseException:
-            self._portal.call(self._nodes.close(0))
-            self._portal.close()
-            raise
+        self._loop = OwnLoop("redis", str(address))
+        self._loop.open(self._connect(must_last=must_last), lambda: self._nodes.close(0))
         self._wakeups = Wakeups(
             self._nodes.some_connection,
             keys.channel,
@@ -153,21 +143,30 @@ class RedisLog:
         claim: LeaseClaim | None = None,
     ) -> Opened:
         check_open(run_id, producer, workflow, parent_run_id, claim)
-        return await self._do(
-            self._runs.open(run_id, producer, workflow, parent_run_id, claim), writes=True
-        )
+        return await self._loop.run(self._open(run_id, producer, workflow, parent_run_id, claim))
+
+    async def _open(
+        self,
+        run_id: str,
+        producer: str | None,
+        workflow: str | None,
+        parent_run_id: str | None,
+        claim: LeaseClaim | None,
+    ) -> Opened:
+        self._keep_clean()
+        return await self._runs.open(run_id, producer, workflow, parent_run_id, claim)
 
     async def info(self, run_id: str) -> RunInfo:
-        return await self._do(self._streams.get(run_id))
+        return await self._loop.run(self._streams.get(run_id))
 
     async def renew(self, run_id: str, *, owner: str, epoch: int) -> None:
-        await self._do(self._runs.renew(run_id, owner, epoch))
+        await self._loop.run(self._runs.renew(run_id, owner, epoch))
 
     async def release(self, run_id: str, *, owner: str, epoch: int) -> None:
-        await self._do(self._runs.release(run_id, owner, epoch))
+        await self._loop.run(self._runs.release(run_id, owner, epoch))
 
     async def expire(self, run_id: str, *, lease: Lease) -> RunInfo:
-        return await self._do(self._expire(run_id, lease))
+        return await self._loop.run(self._expire(run_id, lease))
 
     async def _expire(self, run_id: str, lease: Lease) -> RunInfo:
         info, ended = await self._runs.expire(run_id, lease)
@@ -175,19 +174,19 @@ class RedisLog:
         return info
 
     async def trim(self, run_id: str, *, through: int) -> None:
-        await self._do(self._streams.call(TRIM, run_id, lambda _: (through,)), writes=True)
+        await self._loop.run(self._streams.call(TRIM, run_id, lambda _: (through,)))
 
     async def retain(self, run_id: str, retention: Retention | None) -> None:
-        await self._do(self._retain(run_id, retention), writes=True)
+        await self._loop.run(self._retain(run_id, retention))
 
     async def _retain(self, run_id: str, retention: Retention | None) -> None:
         await self._index.retain((await self._streams.get(run_id)).root_run_id, retention)
 
     async def retained(self) -> Mapping[str, Retention]:
-        return await self._do(self._index.retained())
+        return await self._loop.run(self._index.retained())
 
     async def remove(self, run_id: str) -> None:
-        await self._do(self._index.remove(run_id), writes=True)
+        await self._loop.run(self._index.remove(run_id))
 
     async def list(
         self,
@@ -198,7 +197,7 @@ class RedisLog:
         limit: int = 100,
     ) -> Sequence[RunInfo]:
         most = check_limit(limit, LIST_LIMIT_MAX)
-        return await self._do(self._index.list_runs(workflow, status, before, most))
+        return await self._loop.run(self._index.list_runs(workflow, status, before, most))
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -210,12 +209,12 @@ class RedisLog:
         producer: Producer | None = None,
         final: bool = False,
     ) -> Appended:
-        work = self._append(run_id, tuple(drafts), producer, final=final)
-        return await self._do(work, writes=True)
+        return await self._loop.run(self._append(run_id, tuple(drafts), producer, final=final))
 
     async def _append(
         self, run_id: str, drafts: Sequence[Draft], producer: Producer | None, *, final: bool
     ) -> Appended:
+        self._keep_clean()
         appended, root, ended = await redis_records.append(
             self._streams, run_id, drafts, producer, final=final
         )
@@ -229,8 +228,13 @@ class RedisLog:
             task = asyncio.ensure_future(
                 self._tell_index(run_id, root, workflow_of(what), status, int(when))
             )
-            self._work.add(task)
-            task.add_done_callback(self._work.discard)
+            self._left.add(task)
+            task.add_done_callback(self._left.discard)
+
+    def _keep_clean(self) -> None:
+        if self._cleaning is None and self._retention_s is not None:
+            # Not before: a process that only looks at a log changes nothing in it.
+            self._cleaning = asyncio.ensure_future(self._index.keep_clean(self._retention_s))
 
     async def _tell_index(
         self, run_id: str, root: str, workflow: str, status: str, ended: int
@@ -240,19 +244,19 @@ class RedisLog:
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
-        return await self._do(redis_records.read(self._streams, run_id, after, limit))
+        return await self._loop.run(redis_records.read(self._streams, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         watched = self._streams.root_of(run_id)
         with self._bell.listen(watched) as listener:
             # Not before listening: whoever closes the log rings once.
-            self._check_open()
+            self._loop.check_open()
             tail = self._wakeups.tail(watched)
             if tail is None:
                 try:
                     async with asyncio.timeout(timeout):
-                        is_there = await self._do(self._look(watched))
+                        is_there = await self._loop.run(self._look(watched))
                 except TimeoutError:
                     is_there = True
                 except LogUnavailable:
@@ -262,11 +266,11 @@ class RedisLog:
                 if is_there:
                     # It may have been opened since the call, which the caller wants to hear. (From now
                     # on we know it, or its root.)
-                    self._check_open()
+                    self._loop.check_open()
                     return
             if tail is None or (tail.last_seq <= after and not tail.ended):
                 await listener.wait(max(0.0, deadline - time.monotonic()))
-        self._check_open()
+        self._loop.check_open()
 
     async def _look(self, run_id: str) -> bool:
         """Hear of a run from now on, and look at it; whether it is there."""
@@ -298,49 +302,11 @@ class RedisLog:
 
     def close(self) -> None:
         """As `aclose()`, blocking: at the interpreter's exit there is no loop and no new thread."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._bell.ring_all()
-            with contextlib.suppress(LogClosed):  # in a forked child: nothing here is ours
-                self._portal.call(self._shut_down())
-            self._portal.close()
+        self._loop.close(self._shut_down)
 
     async def _shut_down(self) -> None:
+        self._bell.ring_all()
         if self._cleaning is not None:
             self._cleaning.cancel()
         await self._wakeups.close()
         await self._nodes.close(CLOSING_S_MAX)
-        # Each has its answer now, or LogClosed; their callers must hear it before the loop ends.
-        await asyncio.gather(*self._work, return_exceptions=True)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LogClosed(f"the log {self._address} has been closed")
-
-    async def _do(self, work: Coroutine[Any, Any, T], *, writes: bool = False) -> T:
-        """Run a call in the log's own loop; cancelling the caller ends it there."""
-        if self._closed:
-            work.close()
-            self._check_open()
-        try:
-            return await self._portal.run(self._noted(work, writes=writes))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and (task is None or not task.cancelling()):
-                self._check_open()  # nobody has cancelled the caller: the call ended with the log
-            raise
-
-    async def _noted(self, work: Coroutine[Any, Any, T], *, writes: bool) -> T:
-        if writes and self._cleaning is None and self._retention_s is not None:
-            # Not before: a process that only looks at a log changes nothing in it.
-            self._cleaning = asyncio.ensure_future(self._index.keep_clean(self._retention_s))
-        task = asyncio.current_task()
-        if task is not None:
-            self._work.add(task)
-        try:
-            return await work
-        finally:
-            if task is not None:
-                self._work.discard(task)
