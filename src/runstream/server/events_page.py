@@ -1,14 +1,19 @@
-"""`GET /v1/runs/{id}/events` as one page of JSON, with a long poll for those who cannot stream."""
+"""`GET /v1/runs/{id}/events` as one page of JSON, with a long poll for those who cannot stream.
+
+A large page is some 20 ms of work. It is done in slices, and a few pages at a time: however many are asked
+for, whoever shares the event loop waits for some slices and no longer.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Final
 
 import msgspec
 
 from ..errors import RunstreamError
-from ..log import READ_LIMIT_DEFAULT, Log, RunInfo
+from ..log import READ_LIMIT_DEFAULT, Log, Page, RunInfo
 from ..record import Cursor
 from ..wire import encode_drafts
 from .batches import Batches, View, choose
@@ -18,6 +23,8 @@ from .followers import Followers
 PAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 # Records that a filter leaves out, before the page is answered with a cursor behind them.
 SKIPPED_MAX: Final = 5 * READ_LIMIT_DEFAULT
+# Records that are filtered and encoded in one go: half a millisecond, a few if they are large.
+SLICE_RECORDS: Final = 256
 
 
 class PageFollower:
@@ -42,24 +49,53 @@ class PageFollower:
         """
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
-            page = await _read_page(self._log, self._info, self._view, position, limit)
+            behind = self._info.last_seq - position.seq
+            is_large = (min(behind, limit) if self._view.is_open else behind) > SLICE_RECORDS
+            async with self._followers.page_room if is_large else nullcontext():
+                found = await self._read(position, limit)
             # Behind a child's end its root may go on.
-            if self._info.has_ended and page.position.seq >= self._info.last_seq:
-                page.ended = True
-            if page.lines or page.ended:
+            if self._info.has_ended and found.position.seq >= self._info.last_seq:
+                found.ended = True
+            if found.records or found.ended:
                 break
-            position = page.position
-            if not page.is_short:
+            position = found.position
+            if not found.is_short:
                 break
             if not await self._wait(position, deadline):
                 break
-        return b'{"generation":"%b","first_seq":%d,"records":[%b],"cursor":"%b","ended":%b}' % (
-            (page.position.generation or "").encode(),
-            page.first_seq,
-            b",".join(page.lines),
-            str(page.position).encode(),
-            b"true" if page.ended else b"false",
-        )
+        return found.encoded()
+
+    async def _read(self, position: Cursor, limit: int) -> _Found:
+        found = _Found(position)
+        while not found.ended and found.records < limit:
+            count = limit if self._view.is_open else READ_LIMIT_DEFAULT
+            page = await self._log.read(self._info.root_run_id, after=found.position, limit=count)
+            found.is_short = not page.drafts
+            found.position = Cursor(page.generation, page.first_seq - 1)
+            await self._take(found, page, limit)
+            found.ended |= page.ended and found.position.seq == page.last_seq
+            if self._view.is_open or not page.drafts or found.is_enough:
+                break
+        return found
+
+    async def _take(self, found: _Found, page: Page, limit: int) -> None:
+        """Add what the view gets of a page, slice by slice."""
+        for start in range(0, len(page.drafts), SLICE_RECORDS):
+            if start:
+                await asyncio.sleep(0)
+            first_seq, drafts = page.first_seq + start, page.drafts[start : start + SLICE_RECORDS]
+            left = limit - found.records
+            chosen, through, found.ended = choose(self._view, drafts, first_seq, left)
+            if chosen:
+                lines = encode_drafts(first_seq, drafts[: chosen[-1] + 1])
+                found.pieces.append(b",".join([lines[at] for at in chosen]))
+                found.first_seq = found.first_seq or first_seq + chosen[0]
+            found.records += len(chosen)
+            found.size_bytes += sum(len(drafts[at].data) for at in chosen)
+            found.skipped += len(drafts) - len(chosen)
+            found.position = Cursor(page.generation, through)
+            if found.ended or found.records == limit:
+                break
 
     async def _wait(self, position: Cursor, deadline: float) -> bool:
         """Wait for news of the stream behind `position`; False after the deadline (the loop's time)."""
@@ -104,36 +140,31 @@ class PageFollower:
         """It waits for a bounded time: there is nothing to look after."""
 
 
-class _Page(msgspec.Struct):
-    lines: list[bytes]
-    first_seq: int
+class _Found(msgspec.Struct):
+    """A page so far: records that were encoded, and how far the stream was looked at."""
+
     position: Cursor
-    ended: bool
+    ended: bool = False
     # Nothing more was stored behind `position`.
-    is_short: bool
+    is_short: bool = False
+    first_seq: int = 0
+    records: int = 0
+    pieces: list[bytes] = []
+    size_bytes: int = 0
+    skipped: int = 0
 
+    @property
+    def is_enough(self) -> bool:
+        return self.size_bytes > PAGE_BYTES_MAX or self.skipped >= SKIPPED_MAX
 
-async def _read_page(log: Log, info: RunInfo, view: View, position: Cursor, limit: int) -> _Page:
-    found = _Page([], position.seq + 1, position, ended=False, is_short=False)
-    size = skipped = 0
-    while not found.ended and len(found.lines) < limit:
-        count = limit if view.is_open else READ_LIMIT_DEFAULT
-        page = await log.read(info.root_run_id, after=found.position, limit=count)
-        found.is_short = not page.drafts
-        chosen, through, found.ended = choose(
-            view, page.drafts, page.first_seq, limit - len(found.lines)
-        )
-        found.ended |= page.ended and through == page.last_seq
-        if chosen:
-            if not found.lines:
-                found.first_seq = page.first_seq + chosen[0]
-            lines = encode_drafts(page.first_seq, page.drafts[: chosen[-1] + 1])
-            found.lines += [lines[at] for at in chosen]
-        size += sum(len(page.drafts[at].data) for at in chosen)
-        skipped += len(page.drafts) - len(chosen)
-        found.position = Cursor(page.generation, through)
-        if view.is_open or not page.drafts or size > PAGE_BYTES_MAX or skipped >= SKIPPED_MAX:
-            break
-    if not found.lines:
-        found.first_seq = found.position.seq + 1
-    return found
+    def encoded(self) -> bytes:
+        generation = (self.position.generation or "").encode()
+        first_seq = self.first_seq or self.position.seq + 1
+        ended = b"true" if self.ended else b"false"
+        head = b'{"generation":"%b","first_seq":%d,"records":[' % (generation, first_seq)
+        tail = b'],"cursor":"%b","ended":%b}' % (str(self.position).encode(), ended)
+        # Joined once: it is megabytes.
+        parts = self.pieces or [b""]
+        parts[0] = head + parts[0]
+        parts[-1] += tail
+        return b",".join(parts)
