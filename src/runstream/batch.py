@@ -33,3 +33,19 @@ def answer(tickets: Iterable[Future[bool]], *, stored: bool) -> None:
     for ticket in tickets:
         if ticket.set_running_or_notify_cancel():
             ticket.set_result(stored)
+
+
+def cut_after_end(drafts: list[Draft], root_run_id: str, over: set[str]) -> int:
+    """Drop what other threads queued at the very moment of the end of its run, or of the root: the log
+    would refuse the whole batch. How many that were. `over` are the runs that have ended, and grows.
+    """
+    kept: list[Draft] = []
+    for draft in drafts:
+        if draft.run_id in over or root_run_id in over:
+            continue
+        if draft.is_terminal:
+            over.add(draft.run_id)
+        kept.append(draft)
+    late = len(drafts) - len(kept)
+    drafts[:] = kept
+    return late

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from .batch import Batch, Counts, answer
+from .batch import Batch, Counts, answer, cut_after_end
 from .errors import LogUnavailable, QueueFull, RunEnded, RunstreamError
 from .log import Producer
 from .record import Draft
@@ -35,6 +35,14 @@ class Outbox:
 
     `kick` is called when the queue has something for a sender that is not looking.
     """
+
+    # For `put`: beyond some thirty attributes the interpreter has no short way to them but this.
+    __slots__ = (
+        "_asked", "_block_s", "_entries", "_give_way_s", "_half", "_kick", "_lock", "_lost", "_number",
+        "_over", "_queue", "_records_max", "_room", "_sealed", "_sending", "_warned", "_watermark",
+        "closed_by", "counts", "ending", "epoch", "failing", "linger_s", "muted", "overflow",
+        "preparing", "producer_id", "root_run_id", "run_id", "size_bytes_max", "urgent", "url",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -310,12 +318,13 @@ class Outbox:
             self.urgent = False
             self._watermark = self._half
             drafts, tickets = self._queue.pop(limit)
-            late = self._cut_after_end(drafts) if self.ending else 0
+            late = cut_after_end(drafts, self.root_run_id, self._over) if self.ending else 0
             while late and not drafts and self._entries:
                 # All of it came too late, and there is more, which nobody would ask for again.
                 drafts, behind = self._queue.pop(limit)
                 tickets += behind
-                late += self._cut_after_end(drafts)
+                late += cut_after_end(drafts, self.root_run_id, self._over)
+            self.counts.dropped += late
             if drafts:
                 last = drafts[-1]
                 self._sending = Batch(
@@ -332,22 +341,6 @@ class Outbox:
         if not drafts:
             answer(tickets, stored=not self._lost)
         return self._sending
-
-    def _cut_after_end(self, drafts: list[Draft]) -> int:
-        """Drop what other threads queued at the very moment of the end of its run, or of the root:
-        the log would refuse the whole batch. How many that were.
-        """
-        kept: list[Draft] = []
-        for draft in drafts:
-            if draft.run_id in self._over or self.root_run_id in self._over:
-                continue
-            if draft.is_terminal:
-                self._over.add(draft.run_id)
-            kept.append(draft)
-        late = len(drafts) - len(kept)
-        self.counts.dropped += late
-        drafts[:] = kept
-        return late
 
     def prepared(self) -> None:
         """Now the sender waits for the disk, or has failed: producers need not give way any more."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from time import time_ns
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-import msgspec
+from msgspec import Raw
 
 from . import process
 from .context import Scope, current_scope
@@ -118,20 +118,21 @@ def publish(
     if control is not None and control.stopped:
         control.check()
     outlet = scope.outlet
-    raw = encode(payload, outlet.size_bytes_max)
-    draft = Draft(
-        time_ns() // 1000,
-        scope.run_id,
-        kind,
-        msgspec.Raw(raw),
-        topic,
-        scope.step,
-        scope.step_run_id,
-        scope.attempt,
-        correlation_id,
-        index,
+    outlet.put(
+        Draft(
+            time_ns() // 1000,
+            scope.run_id,
+            kind,
+            Raw(encode(payload, outlet.size_bytes_max)),
+            topic,
+            scope.step,
+            scope.step_run_id,
+            scope.attempt,
+            correlation_id,
+            index,
+        ),
+        priority,
     )
-    outlet.put(draft, priority)
 
 
 def flush(timeout: float = 2.0) -> bool:
