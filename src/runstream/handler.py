@@ -42,7 +42,12 @@ class Handler:
             RunFailed, RunCancelled, RunTimedOut, RunLost: how else it ended.
             RunNotFound: no such run.
         """
-        async with self.subscribe(kinds=sorted(TERMINAL_KINDS), last=1) as records:
+        info = await self.info()
+        # (A run that goes on has no end to look for in what is stored.)
+        after = None if info.has_ended else str(Cursor(info.generation, info.last_seq))
+        last = 1 if after is None else None
+        kinds = sorted(TERMINAL_KINDS)
+        async with self.subscribe(kinds=kinds, after=after, last=last) as records:
             async for record in records:
                 if record.is_terminal and record.run_id == self.run_id:
                     await self.info()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, Literal
 
 import msgspec
 
 from .errors import GenerationChanged, PositionGone, RunNotFound
 from .filter import Filter
-from .log import READ_LIMIT_MAX, Log, RunInfo
+from .log import READ_LIMIT_DEFAULT, Log, RunInfo
 from .record import GAP, Cursor, Draft, make_draft
 from .start import Start
 
 GapReason = Literal["trimmed", "generation_changed", "removed"]
+
+# `last=N` looks at this many of a stream's newest records at most for N that its filter matches: a second or
+# two of reading, for one question.
+LAST_LOOKED_AT_MAX: Final = 1_000_000
 
 # What a log answers to a read from a position that was good once.
 GONE: Final = (GenerationChanged, PositionGone, RunNotFound)
@@ -59,11 +64,14 @@ def gap_behind(
 
 
 async def _last_position(log: Log, info: RunInfo, count: int, wanted: Filter) -> Cursor:
-    """Just before the `count` newest records that the filter matches."""
+    """Just before the `count` newest records that the filter matches, or as far back as it looks."""
     is_root = info.run_id == info.root_run_id
-    end, window = info.last_seq, min(max(count, 1), READ_LIMIT_MAX)
-    while count > 0 and end >= info.first_seq:
-        begin = max(end - window, info.first_seq - 1)
+    if is_root and wanted.is_open:
+        return Cursor(info.generation, max(info.last_seq - count, info.first_seq - 1))
+    first = max(info.first_seq, info.last_seq - LAST_LOOKED_AT_MAX + 1)
+    end, window = info.last_seq, min(max(count, 1), READ_LIMIT_DEFAULT)
+    while count > 0 and end >= first:
+        begin = max(end - window, first - 1)
         drafts = await _read_between(log, info, begin, end)
         for seq in range(begin + len(drafts), begin, -1):
             draft = drafts[seq - begin - 1]
@@ -73,10 +81,10 @@ async def _last_position(log: Log, info: RunInfo, count: int, wanted: Filter) ->
                 if count == 0:
                     return Cursor(info.generation, seq - 1)
         end = begin
-        window = min(window * 4, READ_LIMIT_MAX)
-    if count > 0:
-        return Cursor(info.generation, info.first_seq - 1)
-    return Cursor(info.generation, info.last_seq)
+        window = min(window * 4, READ_LIMIT_DEFAULT)
+        # The memory's log answers without a pause; others want their turn.
+        await asyncio.sleep(0)
+    return Cursor(info.generation, end)
 
 
 async def _read_between(log: Log, info: RunInfo, begin: int, end: int) -> list[Draft]:

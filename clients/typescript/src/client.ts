@@ -4,7 +4,7 @@ import { RunstreamError } from "./errors.js";
 import type { RunStatus } from "./folds/steps.js";
 import { type ConnectOptions, Http, runPath } from "./http.js";
 import { Publisher, type PublishOptions } from "./publisher.js";
-import { type Item, type StreamRecord, TERMINAL_KINDS } from "./record.js";
+import { isTerminal, type Item, type StreamRecord, TERMINAL_KINDS } from "./record.js";
 import { queryOf, subscribe, subscribePages, type SubscribeOptions } from "./subscription.js";
 
 /** One page of a run's records. */
@@ -126,16 +126,16 @@ export class Handler {
 
   /** The position of the newest record, for `after`: only what comes from now on. */
   async cursor(): Promise<string> {
-    const { generation, last_seq } = await this.info();
-    return `${generation}.${last_seq}`;
+    return newestOf(await this.info());
   }
 
   /** Wait for the run's end; its result. Throws `RunstreamError` (`run_failed`) for any other end. */
   async result<T = unknown>({ signal }: { signal?: AbortSignal } = {}): Promise<T> {
-    const options: SubscribeOptions = { kinds: [...TERMINAL_KINDS], last: 1 };
-    if (signal) options.signal = signal;
-    for await (const item of subscribe(this.http, this.runId, options)) {
-      if (!TERMINAL_KINDS.has(item.kind) || item.run_id !== this.runId) continue;
+    const info = await this.info();
+    // (A run that goes on has no end to look for in what is stored.)
+    const begin = info.ended ? { last: 1 } : { after: newestOf(info) };
+    for await (const item of subscribe(this.http, this.runId, { kinds: [...TERMINAL_KINDS], signal, ...begin })) {
+      if (!isTerminal(item) || item.run_id !== this.runId) continue;
       const { kind, data } = item as StreamRecord<any>;
       if (kind === "run.completed") return data?.result as T;
       const why = data?.exception?.message ?? data?.reason ?? "";
@@ -154,3 +154,5 @@ export class Handler {
     await this.http.send("POST", runPath(this.runId, "/cancel"), { body: { reason } });
   }
 }
+
+const newestOf = ({ generation, last_seq }: RunInfo): string => `${generation}.${last_seq}`;

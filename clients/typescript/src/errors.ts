@@ -40,12 +40,11 @@ export class RunstreamError extends Error {
 /** The error that an answer tells of; of one that is not the API's (a proxy's HTML, say), its status. */
 export async function errorOf(response: Response): Promise<RunstreamError> {
   const after = Number(response.headers.get("retry-after")) * 1000 || undefined;
-  const text = await response.text().catch(() => "");
   try {
-    const { code, detail, ...more } = JSON.parse(text);
-    if (typeof code === "string") return new RunstreamError(code, String(detail), response.status, { ...more, retryAfterMs: after });
+    const { code, detail, ...more } = (await response.json()) as { [name: string]: any };
+    if (typeof code === "string") return new RunstreamError(code, detail, response.status, { ...more, retryAfterMs: after });
   } catch {
-    // not JSON
+    // not JSON, or cut off
   }
   const code = response.status >= 500 ? "unreachable" : response.status === 401 ? "unauthorized" : "not_a_server";
   return new RunstreamError(code, `${response.url} answered ${response.status}`, response.status, { retryAfterMs: after });

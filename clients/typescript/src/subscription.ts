@@ -19,7 +19,7 @@ export interface SubscribeOptions {
   /** False ends at what is stored now. */
   follow?: boolean;
   /** Ends the iteration; it throws the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Hears whether the records are live, and why not. */
   onState?: (state: ConnectionState, error?: RunstreamError) => void;
 }
@@ -124,8 +124,10 @@ function read(frames: Frame[]): Batch {
   const batch: Batch = { items: [] };
   for (const { id, event, data } of frames) {
     if (event === "stream.end") batch.ended = true;
-    else if (event === "stream.error") batch.problem = problemOf(data);
-    else if (event !== "stream.cursor") {
+    else if (event === "stream.error") {
+      const { code, detail, status, ...more } = JSON.parse(data);
+      batch.problem = new RunstreamError(code, detail, status, more);
+    } else if (event !== "stream.cursor") {
       try {
         const item = JSON.parse(data) as Item;
         item.cursor = id;
@@ -165,11 +167,6 @@ function checkIsStream(response: Response): void {
   if (!type.startsWith("text/event-stream")) {
     throw new RunstreamError("not_a_server", `${response.url} answered ${type}, no stream`, response.status);
   }
-}
-
-function problemOf(data: string): RunstreamError {
-  const { code, detail, status, ...more } = JSON.parse(data);
-  return new RunstreamError(code, detail, status, more);
 }
 
 /** A refused position as the gap that it is. */

@@ -184,3 +184,24 @@ test("leaving the loop closes the connection", async () => {
   for await (const _item of connect({ url }).subscribe("r")) break;
   await gone;
 });
+
+const run = (more: object): Answer => (_request, response) => {
+  response.writeHead(200, { "content-type": "application/json" });
+  response.end(JSON.stringify({ run_id: "r", generation: "g", last_seq: 9, ...more }));
+};
+
+test("who awaits a run that goes on is sent nothing of its history; of one that has ended, its end", async () => {
+  for (const [more, begin] of [[{}, "after=g.9"], [{ ended: "t" }, "last=1"]] as const) {
+    const { url, requests } = await serve(run(more), stream(frame(10, "run.completed") + END));
+    expect(await connect({ url }).handler("r").result()).toBeUndefined();
+    expect(requests[1]!.url).toMatch(new RegExp(`^/v1/runs/r/events\\?(kinds=run[.][a-z_]+&){5}${begin}$`));
+    server!.close();
+  }
+});
+
+test("a run is removed, or the server's reason thrown", async () => {
+  const { url, requests } = await serve((_request, response) => response.writeHead(204).end(), problem(400, "invalid_input"));
+  await connect({ url }).removeRun("r 1");
+  expect([requests[0]!.method, requests[0]!.url]).toEqual(["DELETE", "/v1/runs/r%201"]);
+  await expect(connect({ url }).removeRun("r")).rejects.toMatchObject({ code: "invalid_input", message: "said invalid_input" });
+});

@@ -51,7 +51,7 @@ class PageFollower:
         while True:
             behind = self._info.last_seq - position.seq
             is_large = (min(behind, limit) if self._view.is_open else behind) > SLICE_RECORDS
-            async with self._followers.page_room if is_large else nullcontext():
+            async with self._followers.bulk_room if is_large else nullcontext():
                 found = await self._read(position, limit)
             # Behind a child's end its root may go on.
             if self._info.has_ended and found.position.seq >= self._info.last_seq:

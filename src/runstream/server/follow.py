@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Final
 
 from starlette.types import Message, Receive, Scope, Send
@@ -54,7 +55,10 @@ async def follow_events(
     if query.stream and info.root_run_id != run_id:
         principal.require("runs:read", info.root_run_id)
         info = await site.log.info(info.root_run_id)
-    position = await first_position(site.log, info, query.start, query.filter)
+    # Looking for the last ones that pass a filter may be as much work as a large page.
+    searches = query.start.last is not None and not query.filter.is_open
+    async with site.followers.bulk_room if searches else nullcontext():
+        position = await first_position(site.log, info, query.start, query.filter)
     if form is None:
         await _send_page(site, info, position, query, receive, packing(scope, send))
         return

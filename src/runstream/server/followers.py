@@ -29,9 +29,9 @@ LOOK_S: Final = 1.0
 # trimmed records should not be seen much longer.
 PAGES_BYTES_MAX: Final = 16 * 1024 * 1024
 PAGES_S_MAX: Final = 5.0
-# Large pages of JSON that are read and built at the same time: each takes up to some 20 MB while it is, and
-# the log's readers have others to serve.
-PAGES_AT_ONCE: Final = 4
+# Large pages of JSON that are read and built at the same time, and searches for the last records that pass a
+# filter: each takes up to some 20 MB while it lasts, and the log's readers have others to serve.
+BULK_AT_ONCE: Final = 4
 # The newest records of all streams that are followed. Beyond it each stream keeps its share, and who is
 # further behind is read from the log.
 RECENT_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -107,7 +107,7 @@ class Followers:
         self._reading: dict[tuple[str, Cursor], asyncio.Task[StoredPage]] = {}
         self._pages: OrderedDict[tuple[str, Cursor], StoredPage] = OrderedDict()
         self._pages_bytes = 0
-        self.page_room: Final = asyncio.Semaphore(PAGES_AT_ONCE)
+        self.bulk_room: Final = asyncio.Semaphore(BULK_AT_ONCE)
         self._clock: asyncio.Task[None] | None = None
         metrics.watch_lag(self._lag)
 

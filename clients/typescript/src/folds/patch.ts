@@ -60,7 +60,7 @@ function applyOne(top: Container, owned: Set<Json>, operation: unknown): void {
       if (!equal(find(top, place), valueOf(operation))) throw new InvalidPatch("not the expected value");
       return;
     default:
-      throw new InvalidPatch(`there is no operation ${String(operation["op"])}`);
+      throw new InvalidPatch(`there is no operation ${operation["op"]}`);
   }
 }
 
