@@ -152,16 +152,18 @@ class SqliteLog:
         producer: Producer | None = None,
         final: bool = False,
     ) -> Appended:
-        appended: Appended = await self._write(
-            self._append_work(run_id, tuple(drafts), producer, final)
-        )
+        self._check_open()
+        work = self._append_work(run_id, tuple(drafts), producer, final)
+        appended: Appended = await asyncio.wrap_future(self._writer.submit(work))
         return appended
 
     def _append_work(
         self, run_id: str, drafts: Sequence[Draft], producer: Producer | None, final: bool
     ) -> Callable[[sqlite3.Connection], Appended]:
         def work(db: sqlite3.Connection) -> Appended:
-            appended, stored = sqlite_store.append(db, run_id, drafts, producer, final)
+            appended, stored = sqlite_store.append(
+                db, self._writer.known, run_id, drafts, producer, final
+            )
             if stored is not None:
                 self._writer.note(stored)
             return appended
@@ -279,6 +281,7 @@ class SqliteLog:
             raise LogClosed(f"the log {self.path} has been closed")
 
     def _note_removal(self, removed: Removed) -> None:
+        self._writer.known.forget()
         self._shared.add_removal()
         self._writer.note(removed)
 
@@ -291,8 +294,14 @@ class SqliteLog:
         self._bell.ring({change.root_run_id for change in changes})
 
     async def _write(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """For all but appends: what they know may be true no more."""
         self._check_open()
-        return await asyncio.wrap_future(self._writer.submit(work))
+
+        def forgetting(db: sqlite3.Connection) -> Any:
+            self._writer.known.forget()
+            return work(db)
+
+        return await asyncio.wrap_future(self._writer.submit(forgetting))
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()

@@ -39,6 +39,7 @@ from ..log import (
     Status,
 )
 from ..record import Draft, now_us
+from .sqlite_known import Known, Stream
 from .sqlite_read import Run, find_run, get_run
 
 # A row is read and decoded whole: few enough records to resume in microseconds, enough to make the cost
@@ -134,67 +135,96 @@ def _create_run(
 
 def append(
     connection: sqlite3.Connection,
+    known: Known,
     run_id: str,
     drafts: Sequence[Draft],
     producer: Producer | None,
     final: bool,
 ) -> tuple[Appended, Stored | None]:
-    run = get_run(connection, run_id)
-    check_batch(drafts, root_run_id=run.info.root_run_id, final=final)
-    state, count = ProducerState(), len(drafts)
+    stream = known.streams.get(run_id) or _find_stream(connection, known, run_id)
+    check_batch(drafts, root_run_id=stream.run_id, final=final)
+    state, count = None, len(drafts)
     if producer is not None:
-        state, answer = admit(_producer_state(connection, run.root, producer.id), producer, count)
+        state = known.producers.get((stream.id, producer.id))
+        state = state or _producer_state(connection, stream.id, producer.id)
+        state, answer = admit(state, producer, count)
         if answer is not None:
             return answer, None
-    root = run if run.id == run.root else get_run(connection, run.info.root_run_id)
-    if root.info.has_ended:
-        raise RunEnded(f"run {root.info.run_id!r} has ended ({root.info.status})")
+    if stream.ended_as is not None:
+        raise RunEnded(f"run {stream.run_id!r} has ended ({stream.ended_as})")
     check_children(
         drafts,
-        root_run_id=root.info.run_id,
-        status_of=lambda child: _child_status(connection, root, child),
+        root_run_id=stream.run_id,
+        status_of=lambda child: _child_status(connection, stream, child),
     )
     if final:
         ended = {draft.run_id for draft in drafts if draft.is_terminal}
-        drafts = [*drafts[:-1], *_lost_children(connection, root, ended), drafts[-1]]
-    lease = root.info.lease
+        drafts = [*drafts[:-1], *_lost_children(connection, stream.id, ended), drafts[-1]]
+    first = stream.last_seq + 1
     # Writing is a sign of life, as good as a renewal.
-    alive = lease is not None and producer is not None and lease.owner == producer.id
-    stored = _store(connection, root, drafts, alive=alive)
-    first = root.info.last_seq + 1
-    if producer is not None:
-        number = producer.number + count - 1
+    alive = producer is not None and stream.owner == producer.id
+    stored = _store(connection, stream, drafts, alive=alive)
+    if producer is not None and state is not None:
+        state = ProducerState(
+            state.epoch, producer.number + count - 1, producer.number, first, stored.last_seq
+        )
         connection.execute(
             "INSERT INTO producer VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "number = excluded.number, batch_number = excluded.batch_number, "
             "first_seq = excluded.first_seq, last_seq = excluded.last_seq",
-            (run.root, producer.id, state.epoch, number, producer.number, first, stored.last_seq),
+            (stream.id, producer.id, *msgspec.structs.astuple(state)),
         )
+        known.keep_producer(stream.id, producer.id, state)
+    if final:
+        stream.ended_as = STATUS_BY_KIND[drafts[-1].kind]
+    known.keep_stream(run_id, stream)
     return Appended(first, stored.last_seq), stored
 
 
+def _find_stream(connection: sqlite3.Connection, known: Known, run_id: str) -> Stream:
+    """Raises RunNotFound."""
+    run = get_run(connection, run_id)
+    if run.id == run.root:
+        return _stream(run)
+    root_run_id = run.info.root_run_id
+    return known.streams.get(root_run_id) or _stream(get_run(connection, root_run_id))
+
+
+def _stream(root: Run) -> Stream:
+    info = root.info
+    return Stream(
+        root.id,
+        info.run_id,
+        info.generation,
+        info.last_seq,
+        None if info.lease is None else info.lease.owner,
+        info.status if info.has_ended else None,
+    )
+
+
 def _store(
-    connection: sqlite3.Connection, root: Run, drafts: Sequence[Draft], *, alive: bool = False
+    connection: sqlite3.Connection, stream: Stream, drafts: Sequence[Draft], *, alive: bool = False
 ) -> Stored:
     chunks: list[Chunk] = []
     rows: list[object] = []
     for start in range(0, len(drafts), CHUNK_RECORDS_MAX):
         piece = drafts[start : start + CHUNK_RECORDS_MAX]
-        _cut(root.id, root.info.last_seq + 1 + start, piece, rows, chunks)
+        _cut(stream.id, stream.last_seq + 1 + start, piece, rows, chunks)
     # One statement for all: each one costs a hand-over of the interpreter to the producer and back.
     for start in range(0, len(rows), 4 * ROWS_PER_STATEMENT_MAX):
         some = rows[start : start + 4 * ROWS_PER_STATEMENT_MAX]
         connection.execute(_INSERT_CHUNKS + ", (?, ?, ?, ?)" * (len(some) // 4 - 1), some)
-    last = root.info.last_seq + len(drafts)
+    stream.last_seq += len(drafts)
     connection.execute(
-        "UPDATE run SET last_seq = ?, counter = counter + ? WHERE id = ?", (last, alive, root.id)
+        "UPDATE run SET last_seq = ?, counter = counter + ? WHERE id = ?",
+        (stream.last_seq, alive, stream.id),
     )
     if not STATUS_BY_KIND.keys().isdisjoint({draft.kind for draft in drafts}):
-        _set_statuses(connection, root, drafts)
-    return Stored(root.info.run_id, root.info.generation, last, chunks)
+        _set_statuses(connection, stream, drafts)
+    return Stored(stream.run_id, stream.generation, stream.last_seq, chunks)
 
 
-def _set_statuses(connection: sqlite3.Connection, root: Run, drafts: Sequence[Draft]) -> None:
+def _set_statuses(connection: sqlite3.Connection, stream: Stream, drafts: Sequence[Draft]) -> None:
     for draft in drafts:
         if draft.kind in STATUS_BY_KIND:
             connection.execute(
@@ -203,7 +233,7 @@ def _set_statuses(connection: sqlite3.Connection, root: Run, drafts: Sequence[Dr
                     STATUS_BY_KIND[draft.kind],
                     now_us() if draft.is_terminal else None,
                     draft.run_id,
-                    root.id,
+                    stream.id,
                 ),
             )
 
@@ -221,20 +251,20 @@ def _cut(
     chunks.append(Chunk(first, drafts, len(encoded)))
 
 
-def _child_status(connection: sqlite3.Connection, root: Run, run_id: str) -> Status | None:
+def _child_status(connection: sqlite3.Connection, stream: Stream, run_id: str) -> Status | None:
     row = connection.execute(
-        "SELECT status FROM run WHERE run_id = ? AND root = ?", (run_id, root.id)
+        "SELECT status FROM run WHERE run_id = ? AND root = ?", (run_id, stream.id)
     ).fetchone()
     return None if row is None else row[0]
 
 
 def _lost_children(
-    connection: sqlite3.Connection, root: Run, ended: Collection[str] = ()
+    connection: sqlite3.Connection, root: int, ended: Collection[str] = ()
 ) -> list[Draft]:
     """The ends of the children that run, but for those that the same append ends."""
     rows = connection.execute(
         "SELECT run_id FROM run WHERE root = ? AND root <> id AND ended IS NULL ORDER BY id DESC",
-        (root.id,),
+        (root,),
     )
     return [lost_draft(run_id, PARENT_ENDED) for (run_id,) in rows if run_id not in ended]
 
@@ -270,9 +300,9 @@ def expire(
         )
         drafts = [stalled_draft(run_id, lease.grace_s)]
     else:
-        children = _lost_children(connection, root) if run.id == run.root else []
+        children = _lost_children(connection, root.id) if run.id == run.root else []
         drafts = [*children, lost_draft(run_id, LEASE_LAPSED)]
-    stored = _store(connection, root, drafts)
+    stored = _store(connection, _stream(root), drafts)
     return get_run(connection, run_id).info, stored
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import LogClosed, RunstreamError
 from .sqlite_file import BUSY_TIMEOUT_S, LOCK_POLL_S, bound_wal, is_fault_of_file, translate
+from .sqlite_known import Known
 from .sqlite_lines import Line
 from .sqlite_shared import Shared
 from .sqlite_store import Removed, Stored
@@ -103,6 +104,7 @@ class Writer:
         self._line = line
         self._shared = shared
         self._on_commit = on_commit
+        self.known = Known()
         self._chores = chores
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._sources: list[Callable[[], list[Job]]] = []
@@ -283,6 +285,7 @@ class Writer:
         connection = self._connection
         with self._shared.turn():
             self._begin()
+        self.known.begin(connection)
         for job in jobs:
             if isolated:
                 connection.execute("SAVEPOINT job")
@@ -295,6 +298,7 @@ class Writer:
                 if not isolated or is_fault_of_file(error):
                     raise
                 connection.execute("ROLLBACK TO job")
+                self.known.forget()
                 job.outcome = error
             if isolated:
                 connection.execute("RELEASE job")
@@ -324,6 +328,7 @@ class Writer:
 
     def _roll_back(self) -> None:
         self._changes.clear()
+        self.known.forget()
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")

@@ -72,8 +72,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 # A JSON text cannot be nested deeper than half its bytes.
 _SHALLOW_BYTES: Final = 2 * NESTING_MAX
-# With all digits alike, a search finds every number that has an exponent of three digits.
-_AS_ZEROS: Final = bytes.maketrans(b"123456789+E", b"0000000000e")
+# What a body is searched for, alike: all digits (so that a number with an exponent of three digits is found
+# by one search), both line breaks, both brackets that open.
+_ALIKE: Final = bytes.maketrans(b"123456789+E\r[", b"0000000000e\n{")
 
 
 async def append_events(
@@ -93,12 +94,15 @@ async def append_events(
     relatives = {event.run_id for event in events} - {None, run_id}
     if relatives:
         await _require_family(site, principal, run_id, relatives)
-    if _tell_of_lifecycle(events) and (producer is None or producer.epoch == 0):
+    # All are looked at, because each of them must be one that can be stored.
+    kinds = {event.kind for event in events}
+    lifecycle = [kind for kind in kinds if _is_lifecycle(kind)]
+    if lifecycle and (producer is None or producer.epoch == 0):
         await _require_unheld(site, run_id)
     stored = await site.intake.append(run_id, drafts, producer=producer, final=asked.final)
     new = len(drafts) - stored.duplicates
     site.metrics.appended(new, len(body), time.perf_counter() - began_s)
-    if new and DROPPED.encode() in body:
+    if new and DROPPED in kinds:
         site.metrics.dropped(_dropped(events))
     answer = AppendedEvents(stored.first_seq, stored.last_seq, stored.duplicates)
     await send_body(send, 200, _encode(answer), JSON.encode())
@@ -118,12 +122,11 @@ def _check_for(body: bytes, count: int) -> _Check | None:
     Line breaks, numbers that floats cannot hold, deep nesting and large records are looked for in the
     whole body at once, and most have none of them. Looking closer for nothing does no harm.
     """
-    if b"\n" in body or b"\r" in body or len(body) > RECORD_SIZE_BYTES_MAX:
-        return _checked
-    if b"0e000" in body.translate(_AS_ZEROS):
+    alike = body.translate(_ALIKE)
+    if b"\n" in alike or b"0e000" in alike or len(body) > RECORD_SIZE_BYTES_MAX:
         return _checked
     # Each event opens an object of its own, whatever its payload is.
-    if body.count(b"{") + body.count(b"[") - count > NESTING_MAX:
+    if alike.count(b"{") - count > NESTING_MAX:
         return _checked_if_deep
     return None
 
@@ -174,13 +177,6 @@ def _checked_if_deep(data: msgspec.Raw) -> msgspec.Raw:
     raw = bytes(data)
     deep = len(raw) > _SHALLOW_BYTES and raw.count(b"{") + raw.count(b"[") > NESTING_MAX
     return _checked(data) if deep else data
-
-
-def _tell_of_lifecycle(events: list[_Event]) -> bool:
-    """Whether some of the events are of the lifecycle of a run. Raises InvalidInput for their kinds."""
-    # All are looked at, because each of them must be one that can be stored.
-    told = [_is_lifecycle(kind) for kind in {event.kind for event in events}]
-    return any(told)
 
 
 def _dropped(events: list[_Event]) -> int:

@@ -32,6 +32,7 @@ class Intake:
         self._outcomes: deque[tuple[asyncio.Future[Appended], Appended | Exception]] = deque()
         self._lock = threading.Lock()
         self._woken = False
+        self._asked = False
         self._kick: Callable[[], None] | None = None
 
     async def append(
@@ -54,8 +55,17 @@ class Intake:
                 awaited=True,
             )
         )
-        self._kick()
+        if not self._asked:
+            # When the loop is through with what it has now: the log's thread could do nothing before that
+            # but take the interpreter away from requests that would share its commit.
+            self._asked = True
+            self._loop.call_soon(self._ask)
         return await told
+
+    def _ask(self) -> None:
+        self._asked = False
+        if self._kick is not None:
+            self._kick()
 
     def _take(self) -> list[PendingAppend]:
         """On the log's thread."""
