@@ -233,7 +233,9 @@ class Health(Answer, omit_defaults=True):
 
 
 class RunList(Answer):
-    """Runs, newest first; `next` goes into `before=` of the next page (null: that was the last)."""
+    """Runs, newest first; `next` goes into `before=` of the next page (null: that was the last). A page
+    may hold fewer than were asked for, or none, and not be the last.
+    """
 
     runs: list[RunBody]
     next: str | None

@@ -102,7 +102,7 @@ export class Streams {
     return (await this.http.json<{ workflows: WorkflowInfo[] }>("GET", "/v1/workflows")).workflows;
   }
 
-  /** Runs, newest first. */
+  /** Runs, newest first. A page may be short, or empty, and not the last: its `next` is null there. */
   listRuns(options: ListOptions = {}): Promise<{ runs: RunInfo[]; next: string | null }> {
     return this.http.json("GET", "/v1/runs", { query: { ...options } });
   }

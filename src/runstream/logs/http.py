@@ -277,11 +277,19 @@ class HttpLog:
         limit: int = 100,
     ) -> Sequence[RunInfo]:
         limit = check_limit(limit, LIST_LIMIT_MAX)
-        asked = {"workflow": workflow, "status": status, "before": before, "limit": str(limit)}
-        query = urlencode(
-            {name: value for name, value in asked.items() if value is not None}, errors="replace"
-        )
-        return read_runs((await self._transport.call("GET", "/runs", query=query)).body)
+        found: list[RunInfo] = []
+        # A server looks at some at a time for those that a narrow token may see.
+        while True:
+            left = str(limit - len(found))
+            asked = {"workflow": workflow, "status": status, "before": before, "limit": left}
+            query = urlencode(
+                {name: value for name, value in asked.items() if value is not None},
+                errors="replace",
+            )
+            runs, before = read_runs((await self._transport.call("GET", "/runs", query=query)).body)
+            found += runs
+            if before is None or len(found) >= limit:
+                return found
 
     def follow(self, run_id: str, *, start: Start, filter: Filter, follow: bool) -> Pages:
         """What `Follows` promises, over server-sent events."""

@@ -129,8 +129,10 @@ def read_run(answer: bytes) -> RunInfo:
     return run_info(_decode(_RUN, answer))
 
 
-def read_runs(answer: bytes) -> list[RunInfo]:
-    return [run_info(body) for body in _decode(_RUNS, answer).runs]
+def read_runs(answer: bytes) -> tuple[list[RunInfo], str | None]:
+    """Some runs, and where the next ones begin (None: nowhere)."""
+    page = _decode(_RUNS, answer)
+    return [run_info(body) for body in page.runs], page.next
 
 
 def has_records(answer: bytes) -> bool:

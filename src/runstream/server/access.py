@@ -62,6 +62,14 @@ class Access(Protocol):
         """
         ...
 
+    def hide(self, run_id: str) -> str:
+        """The id of a run that a caller may not know of, for the caller to bring back to this server."""
+        ...
+
+    def reveal(self, hidden: str) -> str:
+        """What was hidden. Raises InvalidInput: it was not, or under another secret."""
+        ...
+
     def describe(self) -> str:
         """One line for the operator: what is asked of callers."""
         ...
@@ -98,6 +106,12 @@ class OpenAccess:
 
     def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
         return self._tokens.mint(run_id, ttl_s, by=principal.name)
+
+    def hide(self, run_id: str) -> str:
+        return self._tokens.hide(run_id)
+
+    def reveal(self, hidden: str) -> str:
+        return self._tokens.reveal(hidden)
 
     def describe(self) -> str:
         return "off"

@@ -76,6 +76,12 @@ class TokenAccess:
             run_id, ttl_s, by=principal.name, expires_max=principal.expires
         )
 
+    def hide(self, run_id: str) -> str:
+        return self._run_tokens.hide(run_id)
+
+    def reveal(self, hidden: str) -> str:
+        return self._run_tokens.reveal(hidden)
+
     def describe(self) -> str:
         kinds = [("keys", self._keys), ("JWT", self._jwt)]
         return " and ".join(name for name, found in kinds if found is not None)

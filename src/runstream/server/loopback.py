@@ -48,6 +48,12 @@ class LoopbackAccess:
     def mint(self, principal: Principal, run_id: str, ttl_s: float | None) -> tuple[str, float]:
         return self._tokens.mint(run_id, ttl_s, by=principal.name)
 
+    def hide(self, run_id: str) -> str:
+        return self._tokens.hide(run_id)
+
+    def reveal(self, hidden: str) -> str:
+        return self._tokens.reveal(hidden)
+
     def describe(self) -> str:
         return "off: this machine only"
 

@@ -1,11 +1,14 @@
 """Run tokens: short-lived, read-only, for one run. What a browser may carry in an address.
 
-A token is a JWT (RFC 7519) under a secret of this server, behind a prefix that tells it from all others.
+A token is a JWT (RFC 7519) under a secret of this server, behind a prefix that tells it from all others. The
+same secret hides what a caller carries for the server and must not read.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import os
 import secrets
 import tempfile
@@ -15,6 +18,7 @@ from typing import Any, Final
 
 import jwt
 import msgspec
+from cryptography.fernet import Fernet, InvalidToken
 
 from ..errors import InvalidInput, Unauthorized
 from ..record import check_run_id
@@ -25,6 +29,9 @@ RUN_TOKEN_S_DEFAULT: Final = 15 * 60.0
 RUN_TOKEN_S_MAX: Final = 24 * 3600.0
 # HS256 asks for a key as long as its hash (RFC 7518, section 3.2).
 SECRET_BYTES_MIN: Final = 32
+
+# No run id begins so.
+HIDDEN: Final = "~"
 
 _ALGORITHM: Final = "HS256"
 _AUDIENCE: Final = "runstream:run"
@@ -48,6 +55,8 @@ class RunTokens:
                 "bytes or more"
             )
         self._secret = secret
+        key = hmac.digest(secret, b"runstream:hidden", "sha256")
+        self._hiding = Fernet(base64.urlsafe_b64encode(key))
 
     @classmethod
     def with_new_secret(cls) -> RunTokens:
@@ -90,6 +99,17 @@ class RunTokens:
         if time.time() >= found.exp:
             raise Unauthorized("the run token has expired: get another one")
         return found
+
+    def hide(self, text: str) -> str:
+        """`text` for somebody who brings it back, and learns nothing from it but its length."""
+        return HIDDEN + self._hiding.encrypt(text.encode()).decode()
+
+    def reveal(self, hidden: str) -> str:
+        """What `hide` was given. Raises InvalidInput: it was not hidden under this secret."""
+        try:
+            return self._hiding.decrypt(hidden.removeprefix(HIDDEN)).decode()
+        except (InvalidToken, ValueError):  # (what is not ASCII)
+            raise InvalidInput("before= takes the next of the last page, unchanged") from None
 
 
 def read_secret(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import nullcontext
 from typing import Final, TypeVar, cast, get_args
 
 import msgspec
@@ -46,11 +47,14 @@ from .access import Principal
 from .answers import json_response
 from .bodies import decode, read_body
 from .query import Query
+from .run_tokens import HIDDEN
 from .site import Site
 
 T = TypeVar("T")
 
 LIST_LIMIT_DEFAULT: Final = 100
+# Runs that are looked at for one page: a token for a few runs could make each request a look at all.
+LIST_LOOKED_AT_MAX: Final = 10_000
 
 _OPEN = msgspec.json.Decoder(OpenRun)
 _LEASE = msgspec.json.Decoder(LeaseAction)
@@ -104,7 +108,9 @@ async def get_run(site: Site, principal: Principal, request: Request) -> Respons
 
 
 async def list_runs(site: Site, principal: Principal, request: Request) -> Response:
-    """Only the runs that the caller may read; a page ends early at the end alone."""
+    """Only the runs that the caller may read. A page may hold fewer than were asked for, or none, before
+    the end: each is a bounded look.
+    """
     query = Query(request.scope, "workflow", "status", "before", "limit")
     workflow, status, before = query.text("workflow"), query.text("status"), query.text("before")
     if workflow is not None:
@@ -116,29 +122,59 @@ async def list_runs(site: Site, principal: Principal, request: Request) -> Respo
     if limit < 1:
         raise InvalidInput("a page holds at least one run")
     limit = min(limit, LIST_LIMIT_MAX)
-    if before is not None:
+    hidden = before is not None and before.startswith(HIDDEN)
+    if hidden and before is not None:
+        before = site.access.reveal(before)
+    elif before is not None:
         principal.require("runs:read", check_run_id(before))
-    shown: list[RunInfo] = []
-    more = True
-    while more and len(shown) < limit:
-        page = await site.log.list(
-            workflow=workflow,
-            status=cast("Status | None", status),
-            before=before,
-            limit=limit,
+    try:
+        shown, next_before = await _look_for_runs(
+            site, principal, workflow, cast("Status | None", status), before, limit
         )
-        more = len(page) == limit
-        before = page[-1].run_id if page else None
-        shown += [info for info in page if principal.allows("runs:read", info.run_id)]
-    more = more or len(shown) > limit
-    shown = shown[:limit]
+    except RunNotFound:
+        if hidden:  # its name is not the caller's to know
+            raise InvalidInput(
+                "runs were removed meanwhile: begin again, without before="
+            ) from None
+        raise
+    if next_before is not None and not principal.allows("runs:read", next_before):
+        next_before = site.access.hide(next_before)
     body = RunList(
         runs=[
             run_body(info, with_lease=principal.allows("runs:write", info.run_id)) for info in shown
         ],
-        next=shown[-1].run_id if more and shown else None,
+        next=next_before,
     )
     return json_response(body)
+
+
+async def _look_for_runs(
+    site: Site,
+    principal: Principal,
+    workflow: str | None,
+    status: Status | None,
+    before: str | None,
+    limit: int,
+) -> tuple[list[RunInfo], str | None]:
+    """Up to `limit` runs behind `before` that the caller may read, and where to go on (None: no more)."""
+    shown: list[RunInfo] = []
+    looked_at, count, is_end = 0, limit, False
+    while not is_end and len(shown) < limit and looked_at < LIST_LOOKED_AT_MAX:
+        async with site.followers.bulk_room if looked_at else nullcontext():
+            page = await site.log.list(workflow=workflow, status=status, before=before, limit=count)
+        is_end = len(page) < count
+        looked_at += len(page)
+        for at, info in enumerate(page, 1):
+            before = info.run_id
+            if principal.allows("runs:read", before):
+                shown.append(info)
+                if len(shown) == limit:
+                    is_end = is_end and at == len(page)
+                    break
+        count = LIST_LIMIT_MAX
+        # The memory's log answers without a pause; others want their turn.
+        await asyncio.sleep(0)
+    return shown, None if is_end else before
 
 
 async def act_on_lease(site: Site, _principal: Principal, request: Request) -> Response:
