@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
@@ -136,13 +136,12 @@ async def test_a_hidden_position_whose_run_was_removed_names_it_not(place: Place
 
 async def test_our_client_goes_on_until_it_has_what_was_asked_for() -> None:
     run: dict[str, object] = json.loads(run_answer().partition(b"\r\n\r\n")[2])
-    pages: Iterator[dict[str, object]] = iter(
-        [
-            {"runs": [], "next": "~hidden=="},
-            {"runs": [{**run, "run_id": "ours-2"}], "next": "~more"},
-            {"runs": [{**run, "run_id": "ours-1"}], "next": None},
-        ]
-    )
+    bodies: list[dict[str, object]] = [
+        {"runs": [], "next": "~hidden=="},
+        {"runs": [{**run, "run_id": "ours-2"}], "next": "~more"},
+        {"runs": [{**run, "run_id": "ours-1"}], "next": None},
+    ]
+    pages = iter(bodies)
 
     async def script(_request: Request, line: Line) -> None:
         await line.send(answer(200, next(pages)))
