@@ -11,6 +11,11 @@ from runstream.inference.assembly import Piece
 from runstream.inference.hand_over import PIECES_MAX, HandOver
 
 
+def whole(piece: Piece) -> Piece:
+    """What is in a chunk that is a piece."""
+    return piece
+
+
 async def in_thread(hand_over: HandOver, count: int) -> int:
     """Put pieces from a thread until nobody wants more; how many were wanted."""
 
@@ -25,7 +30,7 @@ async def in_thread(hand_over: HandOver, count: int) -> int:
 
 
 async def test_every_piece_comes_once_and_in_order() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     filling = asyncio.ensure_future(in_thread(hand_over, 5000))
     got = [int(piece.content or "") async for piece in iterate(hand_over)]
     assert got == list(range(5000))
@@ -39,7 +44,7 @@ async def iterate(hand_over: HandOver) -> AsyncIterator[Piece]:
 
 
 async def test_a_slow_reader_holds_the_engine_at_the_limit() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     reached = threading.Event()
     put: list[int] = []
 
@@ -62,7 +67,7 @@ async def test_a_slow_reader_holds_the_engine_at_the_limit() -> None:
 
 
 async def test_a_reader_that_leaves_frees_an_engine_that_waits() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     filling = asyncio.ensure_future(in_thread(hand_over, PIECES_MAX * 2))
     await hand_over.take()
     hand_over.leave()
@@ -71,7 +76,7 @@ async def test_a_reader_that_leaves_frees_an_engine_that_waits() -> None:
 
 
 async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_counts() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     hand_over.put(Piece("x"))
     hand_over.end(InferenceFailed("first"))
     hand_over.end(InferenceFailed("second"))
@@ -82,7 +87,7 @@ async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_count
 
 
 async def test_cancelling_a_take_loses_nothing() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     for _ in range(3):
         taking = asyncio.ensure_future(hand_over.take())
         await asyncio.sleep(0)
@@ -95,7 +100,7 @@ async def test_cancelling_a_take_loses_nothing() -> None:
 
 
 async def test_two_readers_at_once_are_refused() -> None:
-    hand_over = HandOver()
+    hand_over = HandOver(whole)
     taking = asyncio.ensure_future(hand_over.take())
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="already being read"):
@@ -106,7 +111,7 @@ async def test_two_readers_at_once_are_refused() -> None:
 
 def test_an_engine_that_outlives_the_loop_is_told_that_nobody_reads() -> None:
     async def begin() -> HandOver:
-        hand_over = HandOver()
+        hand_over = HandOver(whole)
         taking = asyncio.ensure_future(hand_over.take())
         await asyncio.sleep(0)
         assert not taking.done()

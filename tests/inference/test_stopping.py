@@ -29,9 +29,8 @@ from runstream.inference import (
     llama_cpp,
     stream_to_run,
 )
-from runstream.inference.assembly import Piece
 from runstream.inference.hand_over import HandOver
-from runstream.inference.openai_form import request_of
+from runstream.inference.openai_form import piece_of, request_of
 
 generate = llama_cpp._generate  # pyright: ignore[reportPrivateUsage] # beneath the reader's loop
 # More than any test takes before it leaves; the tiny model gets there in a second.
@@ -150,11 +149,12 @@ class LeavesAtTheTenth(HandOver):
     """A reader that leaves at the very moment when the engine hands over its tenth token."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(piece_of)
         self.taken = 0
 
-    def put(self, piece: Piece) -> bool:
-        self.taken += bool(piece.content)
+    def put(self, chunk: dict[str, Any]) -> bool:
+        piece = piece_of(chunk)
+        self.taken += piece is not None and bool(piece.content)
         if self.taken == 10:
             self.leave()
         return not self.left

@@ -1,6 +1,8 @@
-"""Hand-over: pieces of one generation, from the thread of its engine to the event loop of its reader.
+"""Hand-over: what one generation says, from the thread of its engine to the event loop of its reader.
 
 Bounded: an engine that is faster than its reader waits. Whoever leaves, the other one notices at once.
+The engine's thread does as little as can be: it gets up for each token, so its code is never warm, and what
+it takes is missing to an engine that uses all CPUs. The reader makes pieces of what it finds.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from .assembly import Piece
 
-# Pieces that wait for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
+# What waits for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
-# An engine that is faster than this (in seconds) does not wake its reader for each piece, which would cost
-# both of them more than the piece itself: the reader comes back by itself, after this time.
+# An engine with less time than this (in seconds) for a chunk does not wake its reader for each one, which
+# would cost both of them more than the chunk itself …
+HURRY_CHUNK_S: Final = 0.0005
+# … the reader comes back by itself, after this time: the shortest that an event loop can wait.
 HURRY_S: Final = 0.001
 
 
@@ -40,25 +45,31 @@ class PieceSource(Protocol):
 
 
 class HandOver:
-    """A PieceSource that an engine's thread fills: `put` and `end` there, the others in the loop."""
+    """A PieceSource that an engine's thread fills: `put` and `end` there, the others in the loop.
+
+    What is put are the engine's own chunks. `piece_of` says what is in one, in the loop; None is nothing.
+    """
 
     __slots__ = (
+        "_chunks",
         "_ended",
         "_error",
         "_hurried",
         "_left",
         "_loop",
-        "_pieces",
+        "_piece_of",
         "_reading",
         "_room",
         "_waiter",
+        "_woken_s",
         "finished",
         "thread",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, piece_of: Callable[[Any], Piece | None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pieces: deque[Piece] = deque()
+        self._piece_of = piece_of
+        self._chunks: deque[Any] = deque()
         self._room = threading.Event()
         self._left = False
         self._ended = False
@@ -66,6 +77,7 @@ class HandOver:
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
         self._hurried = False
+        self._woken_s = 0.0
         # The engine's thread, and whether it is done with this generation.
         self.thread: threading.Thread | None = None
         self.finished = threading.Event()
@@ -77,23 +89,23 @@ class HandOver:
         """Whether the engine shall stop."""
         return self._left
 
-    def put(self, piece: Piece) -> bool:
-        """Hand over a piece, waiting for room; False if nobody wants it, so the engine shall stop."""
+    def put(self, chunk: Any) -> bool:
+        """Hand over a chunk, waiting for room; False if nobody wants it, so the engine shall stop."""
         if self._left:
             return False
-        self._pieces.append(piece)
+        self._chunks.append(chunk)
         # The reader looks once more after it has set its waiter, so one of the two sees the other.
         if self._waiter is not None:
             self._wake_reader()
-        if len(self._pieces) >= PIECES_MAX:
+        if len(self._chunks) >= PIECES_MAX:
             self._room.clear()
-            while len(self._pieces) >= PIECES_MAX and not self._left:
+            while len(self._chunks) >= PIECES_MAX and not self._left:
                 self._room.wait()
                 self._room.clear()
         return not self._left
 
     def end(self, error: Exception | None = None) -> None:
-        """No piece follows. Any thread; the first one counts."""
+        """No chunk follows. Any thread; the first one counts."""
         if not self._ended:
             self._error = error
             self._ended = True
@@ -109,17 +121,20 @@ class HandOver:
     # --- the reader's loop -----------------------------------------------------------------------
 
     async def take(self) -> Piece | None:
-        pieces = self._pieces
-        while not pieces:
-            if self._ended and not pieces:
-                if self._error is not None:
-                    raise self._error
-                return None
-            await self._wait()
-        piece = pieces.popleft()
-        if len(pieces) == PIECES_MAX // 2:
-            self._room.set()
-        return piece
+        chunks = self._chunks
+        while True:
+            while not chunks:
+                if self._ended and not chunks:
+                    if self._error is not None:
+                        raise self._error
+                    return None
+                await self._wait()
+            chunk = chunks.popleft()
+            if len(chunks) == PIECES_MAX // 2:
+                self._room.set()
+            piece = self._piece_of(chunk)
+            if piece is not None:
+                return piece
 
     def leave(self) -> None:
         self._left = True
@@ -132,16 +147,17 @@ class HandOver:
         if self._reading:
             raise RuntimeError("this stream is already being read")
         self._reading = True
-        begin_s = self._loop.time()
         try:
             if self._hurried:
                 await asyncio.sleep(HURRY_S)
-            if not self._pieces and not self._ended:
+            if not self._chunks and not self._ended:
                 waiter = self._waiter = self._loop.create_future()
-                # Once more, because the engine looks for a waiter only after it has put its piece.
-                if not self._pieces and not self._ended:
+                # Once more, because the engine looks for a waiter only after it has put its chunk.
+                if not self._chunks and not self._ended:
                     await waiter
-            self._hurried = self._loop.time() - begin_s < 2 * HURRY_S
+            # From one waking to the next, because what came in between is here now.
+            last_s, self._woken_s = self._woken_s, self._loop.time()
+            self._hurried = self._woken_s - last_s < len(self._chunks) * HURRY_CHUNK_S
         finally:
             self._reading = False
             self._waiter = None

@@ -60,7 +60,7 @@ class LlamaCppProvider:
         for name in ("context_length", "parallel"):
             if getattr(options, name) < 1:
                 raise InvalidInput(f"{name} is at least 1, not {getattr(options, name)!r}")
-        self._engine = LocalEngine("llama.cpp", lambda: _load(options))
+        self._engine = LocalEngine("llama.cpp", lambda: _load(options), piece_of)
 
     async def stream(
         self, messages: Messages, on_chunk: OnChunk, options: Options = None
@@ -130,19 +130,10 @@ def _load(options: LlamaCppOptions) -> Any:
 
 
 def _generate(server: Any, request: Mapping[str, Any], to: HandOver) -> None:
-    failures: list[BaseException] = []
-
     def on_chunk(chunk: dict[str, Any]) -> bool:
-        """True stops the engine. llama.cpp drops what is raised here, so it is kept."""
-        try:
-            piece = piece_of(chunk)
-            return to.left if piece is None else not to.put(piece)
-        except BaseException as error:  # noqa: BLE001 - raised again, outside of the engine
-            failures.append(error)
-            return True
+        """True stops the engine."""
+        return not to.put(chunk)
 
     handle: Callable[[Mapping[str, Any], Callable[[dict[str, Any]], bool]], None]
     handle = server.handle_chat_completions
     handle(request, on_chunk)
-    if failures:
-        raise failures[0]

@@ -16,9 +16,10 @@ import time
 import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ..errors import ExtraMissing, InferenceFailed, RunstreamError
+from .assembly import Piece
 from .hand_over import HandOver
 
 E = TypeVar("E")
@@ -28,10 +29,14 @@ STOP_S_MAX: Final = 30.0
 
 
 class LocalEngine(Generic[E]):
-    """Generations of one engine. `load` makes it, in the thread of the first generation."""
+    """Generations of one engine. `load` makes it, in the thread of the first generation; `piece_of` says
+    what is in one of its chunks.
+    """
 
-    def __init__(self, name: str, load: Callable[[], E]) -> None:
-        self._state = _State(name, load)
+    def __init__(
+        self, name: str, load: Callable[[], E], piece_of: Callable[[Any], Piece | None]
+    ) -> None:
+        self._state = _State(name, load, piece_of)
         # Also when the process ends, and when nobody holds the provider any more.
         self._finalizer = weakref.finalize(self, self._state.close)
 
@@ -56,9 +61,12 @@ class LocalEngine(Generic[E]):
 class _State(Generic[E]):
     """What the threads hold: not the provider, which may be dropped while they still run."""
 
-    def __init__(self, name: str, load: Callable[[], E]) -> None:
+    def __init__(
+        self, name: str, load: Callable[[], E], piece_of: Callable[[Any], Piece | None]
+    ) -> None:
         self._name = name
         self._load: Callable[[], E] | None = load
+        self._piece_of = piece_of
         self._engine: E | None = None
         self._loading = threading.Lock()
         self._lock = threading.Lock()
@@ -73,7 +81,7 @@ class _State(Generic[E]):
                 f"{self._name} runs in the process that this one was forked from, and cannot run here: fork "
                 "before the first generation, or start processes with `spawn`"
             )
-        hand_over = HandOver()
+        hand_over = HandOver(self._piece_of)
         with self._lock:
             if self._closed:
                 raise self._closed_error()

@@ -67,7 +67,7 @@ class MistralRsProvider:
     def __init__(self, *, options: MistralRsOptions) -> None:
         require_extra(_MODULE, _EXTRA)
         _check_model(str(options.model))
-        self._engine = LocalEngine("mistral.rs", lambda: _Engine(options))
+        self._engine = LocalEngine("mistral.rs", lambda: _Engine(options), _piece)
 
     async def stream(
         self, messages: Messages, on_chunk: OnChunk, options: Options = None
@@ -147,8 +147,7 @@ class _Engine:
             with self._sending:
                 chunks: Iterator[Any] = self._runner.send_chat_completion_request(request)
             for chunk in chunks:
-                piece = _piece(chunk)
-                if to.left or (piece is not None and not to.put(piece)):
+                if not to.put(chunk):
                     return  # dropping the iterator stops the engine
         except (ValueError, TypeError) as error:
             raise InferenceFailed(f"mistral.rs: {_words(error)}") from None
