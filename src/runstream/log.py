@@ -349,6 +349,18 @@ class FetchesAppends(Protocol):
 
 
 @runtime_checkable
+class SendsInParts(Protocol):
+    """The ability of a log elsewhere to send an append in several requests, each of the size that the
+    settings say, and the next one while the last is under way.
+    """
+
+    @property
+    def append_records(self) -> int:
+        """Records that an append should have, if there are as many."""
+        ...
+
+
+@runtime_checkable
 class PausesForFork(Protocol):
     """The ability to let go of what a forked child must not inherit, and to go on afterwards."""
 

@@ -28,7 +28,7 @@ from .errors import (
     Unauthorized,
 )
 from .keeper import Keeper
-from .log import Appended, FetchesAppends, Log, Opened, PendingAppend, TellsLimits
+from .log import Appended, FetchesAppends, Log, Opened, PendingAppend, SendsInParts, TellsLimits
 from .logs import is_embedded, with_secrets_hidden
 from .loop_watch import LoopWatch
 from .outbox import Outbox
@@ -69,6 +69,11 @@ class Publisher:
         self.in_progress: set[object] = set()
         self.loops = LoopWatch(self.portal, settings.blocked_s)
         self._call_writer: Callable[[], None] | None = None
+        self._batch_limit: int | None = None
+        if isinstance(log, SendsInParts):
+            self._batch_limit = log.append_records
+        elif not self.in_process:
+            self._batch_limit = settings.publish_batch_size
         if isinstance(log, FetchesAppends):
             self._call_writer = log.fetch_from(self._take)
 
@@ -215,10 +220,6 @@ class Publisher:
             return
         finally:
             del self._hurries[outbox]
-
-    @property
-    def _batch_limit(self) -> int | None:
-        return None if self.in_process else self._settings.publish_batch_size
 
     # --- both ------------------------------------------------------------------------------------
 

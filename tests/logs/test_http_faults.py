@@ -253,12 +253,21 @@ async def kill_servers(folder: Path, kills: int, seed: int, seconds_max: float) 
     report(f"{kills} kills, {len(everything)} records")
 
 
+@pytest.mark.parametrize("request_records", [1000, 5])
 @pytest.mark.allow_blocking  # it starts the server
-async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(tmp_path: Path) -> None:
+async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_records: int
+) -> None:
+    """Of five records there are ten requests in a row, two of them under way."""
+    monkeypatch.setenv("RUNSTREAM_PUBLISH_BATCH_SIZE", str(request_records))
     await kill_servers(tmp_path, kills=3, seed=1, seconds_max=TEST_S_MAX)
 
 
+@pytest.mark.parametrize("request_records", [1000, 5])
 @pytest.mark.soak
 @pytest.mark.allow_blocking
-async def test_nothing_is_lost_or_doubled_in_a_hundred_kills(tmp_path: Path) -> None:
+async def test_nothing_is_lost_or_doubled_in_a_hundred_kills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_records: int
+) -> None:
+    monkeypatch.setenv("RUNSTREAM_PUBLISH_BATCH_SIZE", str(request_records))
     await kill_servers(tmp_path, kills=100, seed=random.randrange(2**32), seconds_max=SOAK_S_MAX)

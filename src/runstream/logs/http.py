@@ -15,14 +15,13 @@ from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from ..admission import check_batch, check_limit, check_open, no_such_run
-from ..api import WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
+from ..api import EVENTS_MAX, WAIT_S_MAX, LeaseAction, OpenRun, TrimRun
 from ..errors import (
     InvalidInput,
     InvalidURL,
     LeaseHeld,
     LogUnavailable,
     NotALog,
-    RequestTooLarge,
     RunNotFound,
 )
 from ..events_query import EventsQuery, encode_events_query
@@ -45,14 +44,13 @@ from ..retention import NO_LIMITS, Retention
 from ..settings import read_settings
 from ..start import Start
 from . import refuse_unknown
+from .http_append import Append, send_events
 from .http_codec import (
-    encode_append,
     encode_json,
     encode_parts,
     has_records,
     is_small,
     lease_body,
-    read_appended,
     read_opened,
     read_page,
     read_run,
@@ -66,6 +64,9 @@ Pages = AsyncGenerator[list[Record], None]
 
 # Longer than any token of use; more is a file read by mistake.
 TOKEN_LENGTH_MAX: Final = 8192
+# Requests that an append is for, where they are smaller than the server would have them: only the last of
+# them finds nothing to share its time with.
+REQUESTS_PER_APPEND: Final = 8
 # Runs whose workflow and parent are remembered, for followers that begin: some hundred KB.
 ORIGINS_MAX: Final = 1024
 _NOT_FOUND: Final = 404
@@ -85,7 +86,13 @@ def open_url(address: str, options: dict[str, str], *, token: str | None = None)
         raise InvalidURL("a token is given as token= or RUNSTREAM_TOKEN, never in the URL")
     if not _is_host(address):
         raise InvalidURL("a server's URL is http://HOST:PORT or https://HOST, maybe with a path")
-    return HttpLog(address, token=token or read_settings().token, ca=options.get("ca"))
+    settings = read_settings()
+    return HttpLog(
+        address,
+        token=token or settings.token,
+        ca=options.get("ca"),
+        request_records_max=settings.publish_batch_size,
+    )
 
 
 def _is_host(address: str) -> bool:
@@ -100,12 +107,23 @@ class HttpLog:
     """One server's log. Safe for any event loop; connections are made with the first request."""
 
     def __init__(
-        self, base: str, *, token: str | None = None, ca: str | None = None, times: Times = TIMES
+        self,
+        base: str,
+        *,
+        token: str | None = None,
+        ca: str | None = None,
+        times: Times = TIMES,
+        request_records_max: int = EVENTS_MAX,
     ) -> None:
         if token is not None:
             _check_token(token)
         self._transport = Transport(base, token=token, ca=ca, times=times)
         self._origins: dict[str, Origin] = {}
+        self._request_records_max = request_records_max
+
+    @property
+    def append_records(self) -> int:
+        return min(self._request_records_max * REQUESTS_PER_APPEND, EVENTS_MAX)
 
     def __repr__(self) -> str:
         return f"<HttpLog {self._transport.base}>"
@@ -160,14 +178,15 @@ class HttpLog:
         """As the contract says; but a batch beyond a request's limits goes in several, which a producer's
         numbers hold together: repeated after a failure, nothing is stored twice.
         """
-        _path(run_id)
+        path = _path(run_id, "/events")
         if not drafts:
             check_batch(drafts, root_run_id=run_id, final=final)
         if producer is not None:
             return await self._send(run_id, drafts, producer, final=final)
         if is_small(drafts):
+            _, events = next(encode_parts(run_id, drafts))
             with contextlib.suppress(LeaseHeld):
-                return await self._send(run_id, drafts, None, final=final)
+                return await send_events(self._transport, path, events, None, final=final)
         # Several requests are held together by a producer's numbers; and the server takes the lifecycle
         # of a run that a process holds only from those who have opened it.
         owner = secrets.token_hex(8)
@@ -175,45 +194,10 @@ class HttpLog:
         return await self._send(run_id, drafts, Producer(owner, opened.epoch, 1), final=final)
 
     async def _send(
-        self, run_id: str, drafts: Sequence[Draft], producer: Producer | None, *, final: bool
+        self, run_id: str, drafts: Sequence[Draft], producer: Producer, *, final: bool
     ) -> Appended:
-        first_seq = last_seq = duplicates = 0
-        for start, events in encode_parts(run_id, drafts):
-            last = start + len(events) == len(drafts)
-            sender = producer and Producer(producer.id, producer.epoch, producer.number + start)
-            stored = await self._send_part(run_id, events, sender, final=final and last)
-            first_seq = first_seq if start else stored.first_seq
-            last_seq = stored.last_seq
-            duplicates += stored.duplicates
-        return Appended(first_seq, last_seq, duplicates)
-
-    async def _send_part(
-        self, run_id: str, events: Sequence[bytes], producer: Producer | None, *, final: bool
-    ) -> Appended:
-        """One request; or several, where something before the server takes only smaller ones."""
-        try:
-            answer = await self._transport.call(
-                "POST",
-                _path(run_id, "/events"),
-                body=encode_append(events, producer, final=final),
-                repeatable=producer is not None,
-            )
-            stored = read_appended(answer.body)
-        except RequestTooLarge:
-            if producer is None or len(events) == 1:
-                raise
-            half = len(events) // 2
-            behind = Producer(producer.id, producer.epoch, producer.number + half)
-            first = await self._send_part(run_id, events[:half], producer, final=False)
-            rest = await self._send_part(run_id, events[half:], behind, final=final)
-            return Appended(first.first_seq, rest.last_seq, first.duplicates + rest.duplicates)
-        except NotALog as error:
-            # A proxy's page, most likely: the run was there, and will be again.
-            raise LogUnavailable(str(error)) from error
-        if answer.unsure and stored.last_seq:
-            # What our own first attempt stored is no duplicate of anything the caller sent before.
-            return Appended(stored.first_seq, stored.last_seq)
-        return stored
+        append = Append(self._transport, _path(run_id, "/events"), producer)
+        return await append.send(run_id, drafts, self._request_records_max, final=final)
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)

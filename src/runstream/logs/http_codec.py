@@ -71,7 +71,9 @@ def is_small(drafts: Sequence[Draft]) -> bool:
     return len(drafts) <= EVENTS_MAX and size_bytes <= BODY_BYTES_MAX - len(drafts) * FRAME_BYTES
 
 
-def encode_parts(run_id: str, drafts: Sequence[Draft]) -> Iterator[tuple[int, Sequence[bytes]]]:
+def encode_parts(
+    run_id: str, drafts: Sequence[Draft], records_max: int = EVENTS_MAX
+) -> Iterator[tuple[int, Sequence[bytes]]]:
     """One JSON object for each draft, for requests to the run of that id: in parts that a server takes
     at once, each with the place where it begins. A part is made when it is asked for.
 
@@ -95,7 +97,7 @@ def encode_parts(run_id: str, drafts: Sequence[Draft]) -> Iterator[tuple[int, Se
             )
         )
         size_bytes += len(event) + 1
-        if events and (len(events) >= EVENTS_MAX or size_bytes > BODY_BYTES_MAX - FRAME_BYTES):
+        if events and (len(events) >= records_max or size_bytes > BODY_BYTES_MAX - FRAME_BYTES):
             yield start, events
             events, start, size_bytes = [], place, len(event) + 1
         events.append(event)
