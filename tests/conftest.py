@@ -6,11 +6,12 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from services.log_engine import engine, engine_url
 from services.nats import nats_cluster, nats_cluster_of_session, nats_server, nats_url
 from services.postgres import postgres_cluster, postgres_server, postgres_url
 from services.redis import redis_cluster, redis_server, redis_url
+from task_stacks import task_stacks
 
 # Our own server, and the engines of the logs: a fixture is found by every test once it is imported here.
 __all__ = [
@@ -45,6 +47,9 @@ __all__ = [
 LOOP_BLOCKED_S_MAX = 0.05
 # A wait takes as long on every machine; a computation takes twice as long where neighbours share the CPU.
 COMPUTING_COUNTS = 0.5
+# A test that takes so long most likely hangs. The guards of single tests come later, and the one of all
+# tests (faulthandler_timeout) much later.
+HANG_TOLD_S = 40.0
 # The suite's largest files take some hundred megabytes at a time.
 MEMORY_FREE_BYTES = 4 * 1024**3
 
@@ -188,9 +193,43 @@ def _keep_files_in_memory() -> None:
         tempfile.tempdir = None
 
 
+@contextmanager
+def _hangs_told(config: pytest.Config) -> Generator[None]:
+    """Of a test that hangs, tell what each of its tasks waits for: with its failure, if its own guard ends
+    it, and else in the terminal, just before pytest is stopped.
+    """
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    last_s = float(config.getini("faulthandler_timeout")) - 2 * HANG_TOLD_S
+
+    def tell_in_terminal() -> None:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            sys.stderr.write(task_stacks())
+
+    def tell() -> None:
+        sys.stderr.write(task_stacks())
+        if last_s > 0:
+            timers.append(threading.Timer(last_s, tell_in_terminal))
+            timers[-1].start()
+
+    timers = [threading.Timer(HANG_TOLD_S, tell)]
+    timers[0].start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that blocked a loop (a fixture could only report an error after it passed)."""
+    """Watch a test for hangs, and fail one that blocked a loop (a fixture could only report an error after
+    it passed).
+    """
+    with _hangs_told(item.config):
+        return (yield from _call_watched(item))
+
+
+def _call_watched(item: pytest.Item) -> Generator[None, object, object]:
     if item.get_closest_marker("allow_blocking"):
         return (yield)
     with watch_event_loops() as blocked:

@@ -1,4 +1,4 @@
-"""The guard against blocked event loops, tried on tests that should and shouldn't fail."""
+"""The guards against blocked event loops and hanging tests, tried on tests that should and shouldn't fail."""
 
 from __future__ import annotations
 
@@ -133,3 +133,29 @@ def test_time_without_a_cpu_does_not_count(run: pytest.Pytester) -> None:
             assert time.perf_counter() - start > 0.06, "the machine did not starve this test"
     """)
     run.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_of_a_test_that_takes_long_it_is_told_what_each_task_waits_for(
+    run: pytest.Pytester,
+) -> None:
+    text = CONFTEST.read_text()
+    run.makeconftest(text.replace("HANG_TOLD_S = 40.0", "HANG_TOLD_S = 0.01"))
+    run.makepyfile("""
+        import asyncio, contextlib, io
+
+        async def waits_for_ever():
+            await asyncio.Event().wait()
+
+        async def hangs():
+            await waits_for_ever()
+
+        async def test_hangs():
+            hung, told = asyncio.create_task(hangs()), io.StringIO()
+            async with asyncio.timeout(60):
+                with contextlib.redirect_stderr(told):
+                    while "await waits_for_ever()" not in told.getvalue():
+                        await asyncio.sleep(0.01)
+            assert "in waits_for_ever" in told.getvalue()
+            hung.cancel()
+    """)
+    run.runpytest().assert_outcomes(passed=1)

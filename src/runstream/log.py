@@ -225,7 +225,8 @@ class Log(Protocol):
         """Return soon after the stream has a record behind `after`, or after `timeout` seconds.
 
         May return early for nothing; never misses an append that finished before the call. For a run
-        that is not there, returns soon after it is opened.
+        that is not there, returns soon after it is opened. A log that cannot be asked now is not told
+        here: whoever waits is about to read, and hears of it there.
         """
         ...
 

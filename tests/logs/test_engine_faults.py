@@ -215,6 +215,22 @@ async def test_an_engine_that_cannot_be_reached_is_said_and_used_again_when_it_c
         assert kinds_of([first, *await following]) == ["note", "note", "run.completed"]
 
 
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+async def test_a_wait_for_an_engine_that_does_not_answer_ends_in_time_and_is_no_error(
+    engine: LogEngine, fault: str
+) -> None:
+    async with asyncio.timeout(DEADLINE_S), opened(engine.url) as log:
+        await log.open("r", producer=None, workflow="w")
+        await asyncio.to_thread(engine.kill if fault == "killed" else engine.pause)
+        asking = asyncio.ensure_future(log.info("r"))
+        for run in ("r", "unknown"):
+            await log.wait(run, after=0, timeout=0.1)
+        assert fault == "killed" or not asking.done()
+        engine.resume()
+        outcome = (await asyncio.gather(asking, return_exceptions=True))[0]
+        assert isinstance(outcome, LogUnavailable) is (fault == "killed")
+
+
 async def test_an_emptied_engine_is_told_as_a_gap(engine: LogEngine) -> None:
     async with asyncio.timeout(DEADLINE_S), opened(engine.url) as log, opened(engine.url) as other:
         for run in ("rebuilt", "gone"):

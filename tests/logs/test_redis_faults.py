@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from runstream.bell import Bell
 from runstream.conformance.check import (
     collect,
     ending,
@@ -23,6 +24,8 @@ from runstream.conformance.check import (
 from runstream.errors import InvalidInput, InvalidPosition, LogUnavailable, RunNotFound
 from runstream.log import Appended, Log, Producer
 from runstream.logs import open_log
+from runstream.logs.redis_nodes import Address
+from runstream.logs.redis_wakeups import Wakeups
 from runstream.record import Cursor, Draft
 from services.proxy import proxy_to
 from services.redis import RedisServer
@@ -91,6 +94,18 @@ async def test_a_wait_that_a_broken_connection_could_miss_returns(
         async with asyncio.timeout(DEADLINE_S):
             await waiting
         assert (await log.read("r", after=Cursor(None, 0))).drafts
+
+
+async def test_wakeups_are_closed_at_whatever_step_of_connecting_they_are(redis_url: str) -> None:
+    address = Address.parse(redis_url, None)
+    for steps in range(200):
+        wakeups = Wakeups(address.connection, str, Bell(), None)
+        listening = asyncio.ensure_future(wakeups.listen(new_name()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE_S):
+            await wakeups.close()
+        await asyncio.gather(listening, return_exceptions=True)
 
 
 async def test_a_silent_network_is_noticed_and_then_gone_around(redis_server: RedisServer) -> None:

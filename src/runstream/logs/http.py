@@ -208,10 +208,8 @@ class HttpLog:
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
         wait_s = min(max(timeout, 0.0), WAIT_S_MAX)
         query = f"after={after}&wait={wait_s:.3f}"
-        try:
+        with contextlib.suppress(RunNotFound, LogUnavailable):
             await self._transport.call("GET", _path(run_id), query=query, wait_s=wait_s)
-        except RunNotFound:
-            return
 
     async def info(self, run_id: str) -> RunInfo:
         info = read_run((await self._transport.call("GET", _path(run_id))).body)

@@ -11,6 +11,7 @@ others, four that read (`?readers=`), and for moments one that removes old runs.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeVar
@@ -151,22 +152,27 @@ class PostgresLog:
         return await self._read(lambda line: postgres_read.read_page(line, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         with self._bell.listen(run_id) as listener:
             # Not before listening: whoever closes the log rings once.
             self._loop.check_open()
             self._loop.call_soon(self._watcher.watch)
             tail = self._watcher.tails.get(run_id)
             if tail is None:
-                tail, is_news = await self._tail(run_id)
+                try:
+                    async with asyncio.timeout(timeout):
+                        tail, is_news = await self._tail(run_id)
+                except (LogUnavailable, TimeoutError):
+                    is_news = True  # whoever waits is about to read, and hears of it there
                 if is_news:
                     # It may have been opened since the call, which the caller wants to hear.
                     self._loop.check_open()
                     return
             root_run_id = run_id if tail is None else tail[0]
             if root_run_id == run_id and (tail is None or not _is_behind(tail, after)):
-                await listener.wait(timeout)
+                await listener.wait(deadline - time.monotonic())
         if root_run_id != run_id:
-            await self.wait(root_run_id, after=after, timeout=timeout)
+            await self.wait(root_run_id, after=after, timeout=deadline - time.monotonic())
         self._loop.check_open()
 
     async def _tail(self, run_id: str) -> tuple[Tail | None, bool]:

@@ -84,6 +84,9 @@ class Address(msgspec.Struct, frozen=True):
             "password": self.password,
             "protocol": 2,
             "socket_connect_timeout": CONNECT_S_MAX,
+            # Whoever uses it watches the time. (The driver would wait in a way that, in Python 3.11, may
+            # swallow a cancellation.)
+            "socket_timeout": None,
             "client_name": "runstream",
             # Appends are small, and wait for each other.
             "socket_keepalive": True,

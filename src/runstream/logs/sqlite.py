@@ -22,7 +22,7 @@ from ..admission import (
     check_open,
 )
 from ..bell import Bell
-from ..errors import InvalidURL, LogClosed, RunNotFound
+from ..errors import InvalidURL, LogClosed, LogUnavailable, RunNotFound
 from ..log import (
     LIST_LIMIT_MAX,
     READ_LIMIT_DEFAULT,
@@ -185,7 +185,10 @@ class SqliteLog:
             self._watcher.start_watching()
             tail = self._recent.tail(run_id)
             if tail is None:
-                run = await self._read(lambda db: sqlite_read.find_run(db, run_id))
+                try:
+                    run = await self._read(lambda db: sqlite_read.find_run(db, run_id))
+                except LogUnavailable:
+                    return  # whoever waits is about to read, and hears of it there
                 if run is not None:
                     info = run.info
                     self._recent.saw_tail(info.root_run_id, info.generation, info.last_seq)
