@@ -15,7 +15,7 @@ import time
 from benchmarks import disk
 from benchmarks.measure import arguments, emit, percentile
 from benchmarks.served import serving
-from benchmarks.sse_client import QUIET_S_MAX, READ_BYTES, Connection, Crowd
+from benchmarks.sse_client import QUIET_S_MAX, Connection, Crowd, receive
 from runstream import publish, start_run
 
 SUBSCRIBERS = 100
@@ -48,7 +48,7 @@ class Watched:
 
     def take(self, times: list[float]) -> int:
         """What just came, each with its age in ms; how many that are."""
-        data = self.connection.socket.recv(READ_BYTES)
+        data = receive(self.connection.socket)
         now = time.time_ns()
         whole, end, self._rest = (self._rest + data).rpartition(b"\n\n")
         parts = (whole + end).split(b'"data":{"t":')[1:]
@@ -77,7 +77,7 @@ def follow(crowd: list[Connection], count: int) -> list[float]:
             read_at = now + OTHERS_S
             for connection in others:
                 with contextlib.suppress(BlockingIOError):
-                    left -= connection.take(connection.socket.recv(READ_BYTES))
+                    left -= connection.take(receive(connection.socket))
     looking.close()
     return times
 
