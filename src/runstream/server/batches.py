@@ -47,12 +47,13 @@ class View:
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """What a view has behind a position, up to and including seq `through`. `told` is the last record in
+    """What a view has behind seq `after`, up to and including seq `through`. `told` is the last record in
     `body` (0: it is empty), `ended` says that it is the view's last one.
     """
 
     body: bytes
     records: int
+    after: int
     told: int
     through: int
     ended: bool
@@ -194,4 +195,4 @@ def _cut(view: View, batches: Iterable[Batch], after: int) -> Chunk:
             told = batch.first_seq + chosen[-1]
         if ended:
             break
-    return Chunk(b"".join(parts), len(parts), told, through, ended)
+    return Chunk(b"".join(parts), len(parts), after, told, through, ended)

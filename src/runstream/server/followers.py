@@ -174,7 +174,7 @@ class Followers:
         """The stream's reader, or a new one from `position` on."""
         reader = self.reader(root_run_id, position.generation or "")
         if reader is None:
-            reader = SharedReader(self._log, root_run_id, position, self._bytes_max)
+            reader = SharedReader(self._log, self.metrics, root_run_id, position, self._bytes_max)
             self._readers[root_run_id] = reader
         return reader
 

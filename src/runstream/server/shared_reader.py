@@ -17,7 +17,8 @@ from ..lease import LeaseWatch
 from ..log import READ_LIMIT_DEFAULT, Log
 from ..position import GONE
 from ..record import Cursor
-from .batches import Batches
+from .batches import Batches, Chunk, View
+from .metrics import Metrics
 
 # A reader that nobody needs goes on for this time: pages that are polled, and tabs that reload, find it.
 LINGER_S: Final = 5.0
@@ -30,21 +31,28 @@ SERVED_AT_ONCE: Final = 250
 
 
 class Waiter(Protocol):
-    """Who wants to hear of news."""
+    """Who has all that there was, and wants to hear of news."""
+
+    @property
+    def view(self) -> View:
+        """What of the stream it wants. All who want the same are served together."""
+        ...
 
     def ring(self) -> None:
         """Something has changed: look again."""
         ...
 
-    def take(self, recent: Batches) -> bool:
-        """Take what is new at once; True if it goes on waiting, False if it looks by itself."""
+    def take(self, chunk: Chunk) -> bool:
+        """Take what is new at once; True if it goes on waiting, False if it looks by itself, or has gone."""
         ...
 
 
 class SharedReader:
     """Reads one generation of one stream from a position on, while somebody uses it."""
 
-    def __init__(self, log: Log, root_run_id: str, position: Cursor, bytes_max: int) -> None:
+    def __init__(
+        self, log: Log, metrics: Metrics, root_run_id: str, position: Cursor, bytes_max: int
+    ) -> None:
         self.root_run_id = root_run_id
         self.generation = position.generation or ""
         self.recent = Batches(self.generation, position.seq)
@@ -58,9 +66,11 @@ class SharedReader:
         # Runs whose lease lapsed in a log that may only be read.
         self.lost: set[str] = set()
         self._log = log
+        self._metrics = metrics
         self._bytes_max = bytes_max
         self._run_ids: Counter[str] = Counter({root_run_id: 1})
-        self._waiting: set[Waiter] = set()
+        # In the order in which they came.
+        self._waiting: dict[View, dict[Waiter, None]] = {}
         self._users = 0
         self._unused: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
@@ -89,13 +99,19 @@ class SharedReader:
         """The opposite of `join`."""
         self._users -= 1
         self._run_ids[run_id] -= 1
-        self._waiting.discard(waiter)
+        waiting = self._waiting.get(waiter.view)
+        if waiting is not None:
+            waiting.pop(waiter, None)
+            if not waiting:
+                del self._waiting[waiter.view]
         if not self._users:
             self._unused = asyncio.get_running_loop().call_later(LINGER_S, self._stop)
 
     def wait(self, waiter: Waiter) -> None:
-        """Ring the waiter when there are records behind the newest one, or anything else has changed."""
-        self._waiting.add(waiter)
+        """Serve the waiter when there are records behind the newest one; ring it when anything else has
+        changed.
+        """
+        self._waiting.setdefault(waiter.view, {})[waiter] = None
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -125,12 +141,12 @@ class SharedReader:
     async def _read(self) -> None:
         watch = LeaseWatch(self._log)
         while True:
-            after = Cursor(self.generation, self.recent.last_seq)
-            page = await self._log.read(self.root_run_id, after=after)
+            after = self.recent.last_seq
+            page = await self._log.read(self.root_run_id, after=Cursor(self.generation, after))
             if page.drafts:
                 self.recent.add(page.drafts)
                 self.recent.shrink(self._bytes_max)
-                await self._serve()
+                await self._serve(after)
             if page.ended:
                 self.ended = True
                 return
@@ -150,16 +166,39 @@ class SharedReader:
             self.lost.add(silent)
             self._ring()
 
-    async def _serve(self) -> None:
-        """Hand what is new to all who wait. What arrives meanwhile is the next batch."""
-        for number, waiter in enumerate(list(self._waiting), 1):
-            # Some may have gone while others had their turn.
-            if waiter in self._waiting and not waiter.take(self.recent):
-                self._waiting.discard(waiter)
-            if number % SERVED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+    async def _serve(self, after: int) -> None:
+        """Hand what is new behind `after` to all who wait. What arrives meanwhile is the next batch."""
+        number = 0
+        for view, waiting in list(self._waiting.items()):
+            chunk = self._for_all(view, after)
+            if chunk is None:
+                _ring(waiting)
+                continue
+            served = 0
+            for waiter in list(waiting):
+                if waiter.take(chunk):
+                    served += 1
+                else:
+                    waiting.pop(waiter, None)
+                number += 1
+                if number % SERVED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            self._metrics.delivered(served * chunk.records, served * len(chunk.body))
+
+    def _for_all(self, view: View, after: int) -> Chunk | None:
+        """What is new, if one write has all of it. Else each looks by itself."""
+        if not self.recent.holds(after):
+            return None
+        chunk = self.recent.chunk(view, after)
+        whole = chunk is not None and not chunk.ended and chunk.through == self.recent.last_seq
+        return chunk if whole else None
 
     def _ring(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for waiter in waiting:
-            waiter.ring()
+        for waiting in self._waiting.values():
+            _ring(waiting)
+
+
+def _ring(waiting: dict[Waiter, None]) -> None:
+    for waiter in waiting:
+        waiter.ring()
+    waiting.clear()

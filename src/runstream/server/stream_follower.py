@@ -39,6 +39,8 @@ COME_BACK: Final = frozenset({429, 500, 503})
 
 EndReason = Literal["ended", "caught_up", "removed"]
 
+_DONE: Final = object()
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,11 +61,8 @@ class Rest:
 def begin(awaitable: Awaitable[None]) -> Rest | None:
     """Run an awaitable as far as it goes without waiting; None: to its end."""
     steps = awaitable.__await__()
-    try:
-        first = next(steps)
-    except StopIteration:
-        return None
-    return Rest(first, steps)
+    first = next(steps, _DONE)
+    return None if first is _DONE else Rest(first, steps)
 
 
 class StreamFollower:
@@ -76,7 +75,7 @@ class StreamFollower:
     __slots__ = (
         "_busy", "_direct", "_due", "_followers", "_generation", "_heartbeat_s", "_info", "_leaving",
         "_parked", "_principal", "_reader", "_rest", "_seen", "_send", "_sent", "_seq", "_spoke_at",
-        "_stalled_s_max", "_started", "_stop", "_task", "_told", "_valid_at", "_view", "_wake", "cut_reason",
+        "_stalled_s_max", "_started", "_stop", "_task", "_told", "_valid_at", "_wake", "cut_reason", "view",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +96,7 @@ class StreamFollower:
         self._followers = followers
         self._principal = principal
         self._info = info
-        self._view = view
+        self.view = view
         self._generation = position.generation or info.generation
         self._seq = position.seq
         # Up to which seq the client can resume.
@@ -135,39 +134,37 @@ class StreamFollower:
             self._parked = False
             self._wake.set_result(None)
 
-    def take(self, recent: Batches) -> bool:
+    def take(self, chunk: Chunk) -> bool:
         if not self._parked:
             return False
-        if not self._direct or not recent.holds(self._seq):
+        if not self._direct or chunk.after != self._seq:
             self.ring()
             return False
-        chunk = recent.chunk(self._view, self._seq)
-        if chunk is None:
-            return True
-        if chunk.ended or chunk.through < recent.last_seq:
-            # More than one write.
-            self.ring()
-            return False
-        if chunk.body and not self._begin_write(chunk):
-            return False
+        if chunk.body:
+            return self._begin_write(chunk)
         self._seq = chunk.through
         return True
 
     def _begin_write(self, chunk: Chunk) -> bool:
         """Write for the task that waits; False if it has to take over."""
+        self._sent += 1
+        self._told = chunk.told
         try:
-            self._rest = begin(self._write_chunk(chunk))
+            self._rest = begin(
+                self._send({"type": "http.response.body", "body": chunk.body, "more_body": True})
+            )
         except Exception as error:  # noqa: BLE001 - it goes to the task
             self._parked = False
             if not self._wake.done():
                 self._wake.set_exception(error)
             return False
-        if self._rest is not None:
-            self._seq = chunk.through
-            self.ring()
-            return False
-        self._busy = False
-        return True
+        self._seq = chunk.through
+        if self._rest is None:
+            return True
+        self._busy = True
+        self._followers.metrics.delivered(chunk.records, len(chunk.body))
+        self.ring()
+        return False
 
     def leave(self, error: RunstreamError) -> None:
         """Tell the client why, and end, as soon as it has taken what is under way."""
@@ -188,7 +185,7 @@ class StreamFollower:
             if now - self._spoke_at >= self._stalled_s_max:
                 logger.warning(
                     "a subscriber of run %s took nothing for %.0f s and is cut off behind record %d",
-                    self._view.run_id, self._stalled_s_max, self._seq,
+                    self.view.run_id, self._stalled_s_max, self._seq,
                 )  # fmt: skip
                 self._followers.metrics.cut("stalled")
                 self.cut("stalled")
@@ -230,7 +227,7 @@ class StreamFollower:
                 if reader is None:
                     reason = await self._read_stored()
                 else:
-                    chunk = reader.recent.chunk(self._view, self._seq)
+                    chunk = reader.recent.chunk(self.view, self._seq)
                     reason = await (
                         self._wait(reader) if chunk is None else self._send_chunk(chunk)
                     )
@@ -243,7 +240,7 @@ class StreamFollower:
             if not self._started:
                 raise
             if not isinstance(error, RunstreamError):
-                logger.exception("following run %s failed", self._view.run_id)
+                logger.exception("following run %s failed", self.view.run_id)
             last_words = self._farewell(error)
         finally:
             self._unfollow()
@@ -262,12 +259,12 @@ class StreamFollower:
     def _follow(self, reader: SharedReader) -> None:
         if reader is not self._reader:
             self._unfollow()
-            reader.join(self._view.run_id)
+            reader.join(self.view.run_id)
             self._reader = reader
 
     def _unfollow(self) -> None:
         if self._reader is not None:
-            self._reader.leave(self._view.run_id, self)
+            self._reader.leave(self.view.run_id, self)
             self._reader = None
 
     async def _read_stored(self) -> EndReason | None:
@@ -286,7 +283,7 @@ class StreamFollower:
         return None
 
     async def _send_all(self, batches: Batches) -> EndReason | None:
-        while (chunk := batches.chunk(self._view, self._seq)) is not None:
+        while (chunk := batches.chunk(self.view, self._seq)) is not None:
             reason = await self._send_chunk(chunk)
             if reason is not None:
                 return reason
@@ -303,9 +300,9 @@ class StreamFollower:
         if reader.is_gone:
             self._unfollow()
             return None
-        if not reader.lost.isdisjoint((self._info.root_run_id, self._view.run_id)):
+        if not reader.lost.isdisjoint((self._info.root_run_id, self.view.run_id)):
             # The log may only be read: the run still ends for those who follow it.
-            await self._tell(lost_draft(self._view.run_id, LEASE_LAPSED))
+            await self._tell(lost_draft(self.view.run_id, LEASE_LAPSED))
             return "ended"
         if reader.ended:
             return "ended"
@@ -343,7 +340,7 @@ class StreamFollower:
     async def _tell_gap(
         self, error: GenerationChanged | PositionGone | RunNotFound
     ) -> EndReason | None:
-        gap = gap_behind(self._view.run_id, self._cursor, error)
+        gap = gap_behind(self.view.run_id, self._cursor, error)
         self._unfollow()
         if gap.goes_on is not None:
             self._generation = gap.goes_on.generation or self._generation
@@ -359,7 +356,7 @@ class StreamFollower:
         origin = Origin(self._generation, self._info.workflow, None, self._info.root_run_id)
         record = Record(0, draft, origin, resume_seq=self._seq)
         await self._start()
-        await self._write(self._view.form.unnumbered(record))
+        await self._write(self.view.form.unnumbered(record))
         self._told = self._seq
 
     async def _say_something(self) -> None:
@@ -369,7 +366,7 @@ class StreamFollower:
             await self._write(self._control("stream.cursor", {}))
             self._told = self._seq
         else:
-            await self._write(self._view.form.heartbeat(self._cursor))
+            await self._write(self.view.form.heartbeat(self._cursor))
 
     def _farewell(self, error: Exception) -> bytes:
         problem, _ = problem_for(error)
@@ -379,7 +376,7 @@ class StreamFollower:
         return self._control("stream.error", problem, retry_ms)
 
     def _control(self, kind: Control, data: object, retry_ms: int | None = None) -> bytes:
-        return self._view.form.control(kind, self._cursor, data, retry_ms=retry_ms)
+        return self.view.form.control(kind, self._cursor, data, retry_ms=retry_ms)
 
     async def _start(self) -> None:
         """Begin the response; at once with a cursor, so that even an early reconnection resumes."""
@@ -387,7 +384,7 @@ class StreamFollower:
             return
         self._started = True
         headers = [
-            (b"content-type", self._view.form.media_type),
+            (b"content-type", self.view.form.media_type),
             NO_STORE,
             # nginx would keep what is live until it has a buffer full of it.
             (b"x-accel-buffering", b"no"),
