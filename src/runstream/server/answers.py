@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from ..api import JSON
 from ..errors import LogUnavailable, RunstreamError
@@ -44,6 +44,23 @@ class Refused(Exception):
             code=code, title=code.replace("_", " "), status=STATUS_BY_CODE[code], detail=detail
         )
         self.headers = headers
+
+
+class Noting:
+    """A `send` that remembers the status of the answer; 0: it has not begun. Behind its start, `past_start`
+    does the same with one step less.
+    """
+
+    __slots__ = ("past_start", "status")
+
+    def __init__(self, send: Send) -> None:
+        self.past_start = send
+        self.status = 0
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        return self.past_start(message)
 
 
 def json_response(body: msgspec.Struct | dict[str, Any], status: int = 200) -> Response:

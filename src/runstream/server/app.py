@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .. import process
 from ..errors import StreamingOff
@@ -23,7 +23,7 @@ from ..invocation import Target
 from ..log import Log
 from ..record import check_run_id
 from .access import EVERYONE, Access, OpenAccess, Principal
-from .answers import INTERNAL, UNAVAILABLE, problem_for, send_problem
+from .answers import INTERNAL, UNAVAILABLE, Noting, problem_for, send_problem
 from .bodies import Body, let_go
 from .cors import with_cors
 from .lease_watch import watch_leases
@@ -166,7 +166,7 @@ class App:
         self._active += 1
         self._idle.clear()
         began_s = time.perf_counter()
-        noting = _Noting(send)
+        noting = Noting(send)
         pattern = "none"
         parts: dict[str, str] = {}
         span = None if self._tracing is None else self._tracing.begin(scope)
@@ -177,7 +177,11 @@ class App:
         try:
             route, parts = self._router.find(scope)
             pattern = route.pattern
-            await self._begin(site, route, parts, scope, body.receive if body else receive, noting)
+            rest = await self._begin(
+                site, route, parts, scope, body.receive if body else receive, noting
+            )
+            if rest is not None:
+                await rest
         except Exception as error:
             problem = problem_for(error)[0]
             if problem.code == INTERNAL:
@@ -215,8 +219,8 @@ class App:
         scope: Scope,
         receive: Receive,
         send: Send,
-    ) -> Awaitable[None]:
-        """Ask who is there and what they may; what is left is to be awaited."""
+    ) -> Awaitable[Awaitable[None] | None]:
+        """Ask who is there and what they may; what is left is to be awaited, and then what that gives."""
         run_id = parts.get(RUN_ID)
         principal: Principal = EVERYONE
         if route.permission is not None:
@@ -269,21 +273,6 @@ def create_app(
         chores=(watch_leases, enforce_retention),
         routes=ROUTES,
     )
-
-
-class _Noting:
-    """A `send` that remembers the status of the answer; 0: it has not begun."""
-
-    __slots__ = ("_send", "status")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        return self._send(message)
 
 
 async def _answer_cold(

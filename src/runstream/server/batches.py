@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
+from starlette.types import Message
 
 from ..filter import Filter
 from ..record import Draft
@@ -48,7 +49,7 @@ class View:
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
     """What a view has behind seq `after`, up to and including seq `through`. `told` is the last record in
-    `body` (0: it is empty), `ended` says that it is the view's last one.
+    `body` (0: it is empty), `ended` says that it is the view's last one, `message` is the body for ASGI.
     """
 
     body: bytes
@@ -57,6 +58,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     told: int
     through: int
     ended: bool
+    message: Message
 
 
 class Batch:
@@ -195,4 +197,6 @@ def _cut(view: View, batches: Iterable[Batch], after: int) -> Chunk:
             told = batch.first_seq + chosen[-1]
         if ended:
             break
-    return Chunk(b"".join(parts), len(parts), after, told, through, ended)
+    body = b"".join(parts)
+    message = {"type": "http.response.body", "body": body, "more_body": True}
+    return Chunk(body, len(parts), after, told, through, ended, message)

@@ -8,7 +8,7 @@ error), and 410 for a page.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import nullcontext
 from typing import Final
 
@@ -26,6 +26,7 @@ from .answers import Refused, send_body
 from .events_page import PageFollower
 from .followers import Follower
 from .packing import packing
+from .request_log import shorten
 from .site import Site
 from .stream_follower import StreamFollower
 from .stream_format import LineFormat, SseFormat, StreamFormat
@@ -38,8 +39,8 @@ _FORMS: Final[dict[str, StreamFormat | None]] = {SSE: _SSE, NDJSON: _LINES, JSON
 
 async def follow_events(
     site: Site, principal: Principal, run_id: str, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Answer with the records of a run, as a stream until it ends, or as a page.
+) -> Awaitable[None] | None:
+    """Answer with the records of a run, as a stream until it ends (to be awaited), or as a page.
 
     Raises (before the response has started):
         Refused: none of the forms is acceptable.
@@ -61,15 +62,14 @@ async def follow_events(
         position = await first_position(site.log, info, query.start, query.filter)
     if form is None:
         await _send_page(site, info, position, query, receive, packing(scope, send))
-        return
+        return None
     if position.seq > info.last_seq:
         # Raises, unless there are more records by now.
         await site.log.read(info.root_run_id, after=position, limit=1)
     follower = _stream_follower(site, principal, info, position, query, form, send)
-    # What was asked is of no use for as long as the run is followed.
-    del query, position
-    with _Attended(site, follower, info.root_run_id, receive):
-        await follower.run()
+    if site.owns_scopes:
+        shorten(scope)
+    return follower.run(_Attended(site, follower, info.root_run_id, receive))
 
 
 def _read_request(scope: Scope) -> tuple[StreamFormat | None, EventsQuery]:

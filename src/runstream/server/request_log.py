@@ -19,6 +19,9 @@ PRINCIPAL: Final = "runstream.principal"
 # Somebody may have put one where it doesn't belong: a key, a run token, a JWT.
 _TOKENS: Final = re.compile(r"rs[kt]_[\w.-]+|eyJ[\w-]*\.[\w.-]*")
 
+# What is left to be told of a request at its end.
+_TOLD: Final = ("method", "path", "client", PRINCIPAL)
+
 logger = logging.getLogger("runstream.requests")
 
 
@@ -40,3 +43,12 @@ def log_request(scope: Scope, route: str, status: int, seconds: float) -> None:
         "client": client[0] if client else "",
     }
     logger.info("request", extra={FIELDS: fields})
+
+
+def shorten(scope: Scope) -> None:
+    """Leave in a scope what `log_request` needs: the rest, headers above all, is kilobytes for each of
+    thousands of requests that last for hours.
+    """
+    told = {name: scope[name] for name in _TOLD if name in scope}
+    scope.clear()
+    scope.update(told)

@@ -18,8 +18,11 @@ from .site import Site
 # A route that answers at once, or after one wait.
 Cold: TypeAlias = Callable[[Site, Principal, Request], Awaitable[Response]]
 # A route that speaks ASGI itself, because every microsecond or every byte counts there. It raises
-# RunstreamError only before its response has started.
-Raw: TypeAlias = Callable[[Site, Principal, str, Scope, Receive, Send], Awaitable[None]]
+# RunstreamError only before its response has started. What it gives back is awaited in its place: a stream
+# that lasts for hours does not hold what prepared it.
+Raw: TypeAlias = Callable[
+    [Site, Principal, str, Scope, Receive, Send], Awaitable[Awaitable[None] | None]
+]
 
 # A path's variable parts. Which run is meant is known before anything is looked up.
 RUN_ID: Final = "run_id"

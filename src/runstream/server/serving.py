@@ -89,7 +89,7 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
     try:
         _check_free(listening)
         _allow_open_files()
-        await app.start()
+        (await app.start()).owns_scopes = True
         _calm_collector()
         server = _granian(app, listening)
         serving = asyncio.create_task(server.serve())

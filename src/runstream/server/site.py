@@ -67,6 +67,8 @@ class Site:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     workflows: Workflows = field(default_factory=Workflows)
     body_bytes_held: int = 0
+    # The server in front makes the scope of a request for us alone, and looks at it no more.
+    owns_scopes: bool = False
     intake: Intake = field(init=False)
     followers: Followers = field(init=False)
 

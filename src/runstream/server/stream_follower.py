@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Generator
+from contextlib import AbstractContextManager
 from types import CoroutineType
 from typing import Any, Final, Literal
 
@@ -24,7 +25,7 @@ from ..position import GONE, gap_behind
 from ..record import Cursor, Draft, Origin, Record
 from ..sse import Control
 from .access import Principal
-from .answers import NO_STORE, problem_for
+from .answers import NO_STORE, Noting, problem_for
 from .batches import Batches, Chunk, View
 from .followers import Followers
 from .shared_reader import SharedReader
@@ -56,13 +57,6 @@ class Rest:
     def __await__(self) -> Generator[Any, Any, None]:
         yield self._first
         yield from self._steps
-
-
-def begin(awaitable: Awaitable[None]) -> Rest | None:
-    """Run an awaitable as far as it goes without waiting; None: to its end."""
-    steps = awaitable.__await__()
-    first = next(steps, _DONE)
-    return None if first is _DONE else Rest(first, steps)
 
 
 class StreamFollower:
@@ -150,17 +144,17 @@ class StreamFollower:
         self._sent += 1
         self._told = chunk.told
         try:
-            self._rest = begin(
-                self._send({"type": "http.response.body", "body": chunk.body, "more_body": True})
-            )
+            steps = self._send(chunk.message).__await__()
+            first = next(steps, _DONE)
         except Exception as error:  # noqa: BLE001 - it goes to the task
             self._parked = False
             if not self._wake.done():
                 self._wake.set_exception(error)
             return False
         self._seq = chunk.through
-        if self._rest is None:
+        if first is _DONE:
             return True
+        self._rest = Rest(first, steps)
         self._busy = True
         self._followers.metrics.delivered(chunk.records, len(chunk.body))
         self.ring()
@@ -207,44 +201,53 @@ class StreamFollower:
 
     # --- the way to the end -----------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve the subscriber until its run ends, or it has to leave. Its last words say why.
+    async def run(self, attended: AbstractContextManager[None]) -> None:
+        """Serve the subscriber, `attended` meanwhile, until its run ends or it has to leave. Its last words
+        say why.
 
         If nothing of an ended run is left to come the answer is 204, which stops an EventSource.
 
         Raises:
             RunstreamError: only before the response has started.
         """
-        # (In one coroutine with what comes before and after: a waiting one costs a few hundred bytes.)
-        reason: EndReason | None = None
-        try:
-            while reason is None:
-                if self._leaving is not None:
-                    raise self._leaving
-                if self._due:
-                    await self._say_something()
-                reader = self._join()
-                if reader is None:
-                    reason = await self._read_stored()
-                else:
-                    chunk = reader.recent.chunk(self.view, self._seq)
-                    reason = await (
-                        self._wait(reader) if chunk is None else self._send_chunk(chunk)
-                    )
-            if not self._started and reason == "ended":
-                await self._send_no_content()
-                return
-            await self._start()
-            last_words = self._control("stream.end", StreamEnd(reason=reason))
-        except Exception as error:
-            if not self._started:
-                raise
-            if not isinstance(error, RunstreamError):
-                logger.exception("following run %s failed", self.view.run_id)
-            last_words = self._farewell(error)
-        finally:
-            self._unfollow()
-        await self._write(last_words, more=False)
+        # (It waits in this one coroutine: each more, in thousands of subscribers, costs a few hundred bytes.)
+        with attended:
+            reason: EndReason | None = None
+            try:
+                while reason is None:
+                    if self._leaving is not None:
+                        raise self._leaving
+                    if self._due:
+                        await self._say_something()
+                    reason = await self._go_on()
+                    if self._parked:
+                        await self._wake
+                        await self._finish_write()
+                if not self._started and reason == "ended":
+                    await self._send_no_content()
+                    return
+                await self._start()
+                last_words = self._control("stream.end", StreamEnd(reason=reason))
+            except Exception as error:
+                if not self._started:
+                    raise
+                if not isinstance(error, RunstreamError):
+                    logger.exception("following run %s failed", self.view.run_id)
+                last_words = self._farewell(error)
+            finally:
+                self._parked = False
+                self._unfollow()
+            await self._write(last_words, more=False)
+
+    async def _go_on(self) -> EndReason | None:
+        """Send what there is, or else park."""
+        reader = self._join()
+        if reader is None:
+            return await self._read_stored()
+        chunk = reader.recent.chunk(self.view, self._seq)
+        if chunk is not None:
+            return await self._send_chunk(chunk)
+        return await self._come_to_rest(reader)
 
     def _join(self) -> SharedReader | None:
         """The stream's reader, if it has what comes behind the position."""
@@ -293,8 +296,8 @@ class StreamFollower:
             await asyncio.sleep(0)
         return None
 
-    async def _wait(self, reader: SharedReader) -> EndReason | None:
-        """At the newest record: wait for anything to happen."""
+    async def _come_to_rest(self, reader: SharedReader) -> EndReason | None:
+        """At the newest record: park until anything happens, if nothing has yet."""
         if reader.failure is not None:
             raise reader.failure
         if reader.is_gone:
@@ -312,15 +315,14 @@ class StreamFollower:
         self._wake = asyncio.get_running_loop().create_future()
         self._parked = True
         reader.wait(self)
-        try:
-            await self._wake
-        finally:
-            self._parked = False
+        return None
+
+    async def _finish_write(self) -> None:
+        """What the reader began to write meanwhile has to wait: for the client, most likely."""
         if self._rest is not None:
             rest, self._rest = self._rest, None
             await rest
             self._busy = False
-        return None
 
     # --- what it says ------------------------------------------------------------------------------
 
@@ -393,6 +395,8 @@ class StreamFollower:
         # A coroutine may depend on the task that it runs in; what a server gives itself does not.
         self._direct = not isinstance(starting, CoroutineType)
         await starting
+        if isinstance(self._send, Noting):
+            self._send = self._send.past_start
         await self._write(self._control("stream.cursor", {}, RETRY_MS))
 
     async def _send_no_content(self) -> None:
