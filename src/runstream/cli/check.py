@@ -158,7 +158,11 @@ def _close(
     style = "bold red" if broken else "bold green"
     console.print()
     console.print(
-        Text.assemble(f"{counts.total()} promises: ", (", ".join(said), style), f", {took_s:.1f} s")
+        Text.assemble(
+            f"{counts.total()} {'promise' if counts.total() == 1 else 'promises'}: ",
+            (", ".join(said), style),
+            f", {took_s:.1f} s",
+        )
     )
     if 0 < len(broken) <= SHOWN_AGAIN_MAX:
         only = [word for name in broken for word in ("--only", name)]

@@ -26,6 +26,13 @@ url_option = click.option(
     "folder, where runs without a configuration are stored too.",
 )
 
+# For what only a server can answer.
+server_option = click.option(
+    "--url",
+    metavar="URL",
+    help="The server, such as http://127.0.0.1:4747. Default: RUNSTREAM_URL.",
+)
+
 
 def in_seconds(
     _context: click.Context, parameter: click.Parameter, value: str | None

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Remove runs that have ended, for good.")
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
 @url_option
 @debug_option

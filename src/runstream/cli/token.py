@@ -18,7 +18,7 @@ from ..errors import InvalidInput
 from ..record import check_run_id
 from ..settings import read_settings
 from .ls import roughly
-from .options import Commands, debug_option, in_seconds, url_option
+from .options import Commands, debug_option, in_seconds, server_option
 from .server_call import call_server
 from .terminal import harmless, make_console
 
@@ -52,7 +52,9 @@ _keys_option = click.option(
 )
 
 
-@click.group(cls=Commands, epilog=EXAMPLES)
+@click.group(
+    cls=Commands, epilog=EXAMPLES, short_help="Keys and tokens for those who use a server."
+)
 def token() -> None:
     """Keys for those who use a server, and short-lived tokens for web pages.
 
@@ -150,7 +152,7 @@ def revoke(keys_file: Path, key_id: str) -> None:
 @click.option(
     "--ttl", callback=in_seconds, metavar="TIME", help="How long it lives: 90s, 10m … Default: 15m."
 )
-@url_option
+@server_option
 @debug_option
 def mint(run_id: str, ttl: float | None, url: str | None) -> None:
     """Get a token from a server that reads one run for a short while; print it on standard output.

@@ -21,7 +21,7 @@ from ..logs import with_secrets_hidden
 from ..settings import read_settings
 from .figures import Figures, per_second, quantile
 from .ls import STATUS_STYLES
-from .options import debug_option, url_option
+from .options import debug_option, server_option
 from .server_call import call_server
 from .terminal import can_redraw, harmless, make_console
 
@@ -84,7 +84,7 @@ class History:
     help="Between two looks.",
 )
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks.")
-@url_option
+@server_option
 @debug_option
 def top(interval: float, count: int | None, url: str | None) -> None:
     """Show what a server is doing: records in and out, subscribers, lag, the busiest runs."""

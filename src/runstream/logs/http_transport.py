@@ -300,6 +300,8 @@ class Transport:
             why = "no answer in time"
         elif isinstance(cause, aiohttp.ClientConnectorError):
             why = f"cannot connect: {_plain(cause.os_error)}"
+            if isinstance(cause.os_error, ConnectionRefusedError):
+                why += " (nothing listens there: is the server running?)"
         error = LogUnavailable(f"{self.base}: {why}")
         error.__cause__ = cause
         return error
