@@ -14,6 +14,12 @@ from runstream.wire import encode_record
 from server_process import Reply, ServerProcess
 
 DEEP = "[" * 101 + "]" * 101
+# No float can hold them; in each place where a number can be.
+HUGE = [
+    *("1e999", "-1E+999", "0.1e999", "-12.50E0999", "9" * 200 + "e200", "[1e0400]", "[ -1e999]"),
+    *('{"a":1e999}', '{"a": 1e999}', '{"a":\t1e999}', "[1,1e999]", "[1, 1e999]", "[1,\t1e999]"),
+    '["3e123 ab1e309-1e999", 1e999]',
+]
 
 
 @pytest.fixture
@@ -154,7 +160,7 @@ def test_an_envelope_that_cannot_be_is_refused_with_all_of_its_batch(
 
 @pytest.mark.parametrize(
     "data",
-    [DEEP, "1e999", "-1E+999", "[1e0400]", '"\\ud800"', '"\\ud800 and more"', "NaN", "1.", "[1,]"],
+    [DEEP, *HUGE, '"\\ud800"', '"\\ud800 and more"', "NaN", "1.", "[1,]"],
 )
 def test_a_payload_that_not_every_reader_could_read_is_refused(
     shared_server: ServerProcess, run: str, data: str
@@ -167,7 +173,17 @@ def test_a_payload_that_not_every_reader_could_read_is_refused(
 
 @pytest.mark.parametrize(
     "data",
-    ["1e300", "1e-400", '"1e999"', "[[[]]]", "[" * 100 + "]" * 100, '{"a":1,"a":2}', '"\\u00e9"'],
+    [
+        "1e300",
+        "1e-400",
+        '"1e999"',
+        '"ab1e999"',
+        '"4f-1e9998"',
+        "[[[]]]",
+        "[" * 100 + "]" * 100,
+        '{"a":1,"a":2}',
+        '"\\u00e9"',
+    ],
 )
 def test_an_odd_payload_is_stored_byte_for_byte(
     shared_server: ServerProcess, run: str, data: str

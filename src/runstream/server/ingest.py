@@ -75,6 +75,9 @@ _SHALLOW_BYTES: Final = 2 * NESTING_MAX
 # What a body is searched for, alike: all digits (so that a number with an exponent of three digits is found
 # by one search), both line breaks, both brackets that open.
 _ALIKE: Final = bytes.maketrans(b"123456789+E\r[", b"0000000000e\n{")
+# What may come before a number in JSON, alike; and how far back its beginning is looked for.
+_BEFORE_NUMBERS: Final = frozenset((b":", b",", b"{", b" ", b"\t"))
+_NUMBER_BYTES: Final = 64
 
 
 async def append_events(
@@ -123,12 +126,27 @@ def _check_for(body: bytes, count: int) -> _Check | None:
     whole body at once, and most have none of them. Looking closer for nothing does no harm.
     """
     alike = body.translate(_ALIKE)
-    if b"\n" in alike or b"0e000" in alike or len(body) > RECORD_SIZE_BYTES_MAX:
+    if b"\n" in alike or len(body) > RECORD_SIZE_BYTES_MAX or _may_hold_huge_number(alike):
         return _checked
     # Each event opens an object of its own, whatever its payload is.
     if alike.count(b"{") - count > NESTING_MAX:
         return _checked_if_deep
     return None
+
+
+def _may_hold_huge_number(alike: bytes) -> bool:
+    """Whether there is one with an exponent of three digits, or what looks so in a text.
+
+    Within ids of hexadecimal digits much looks so; but a number stands behind a
+    mark that no id has before it.
+    """
+    at = alike.find(b"0e000")
+    while at >= 0:
+        before = alike[max(0, at - _NUMBER_BYTES) : at].rstrip(b"0.").removesuffix(b"-")
+        if not before or before[-1:] in _BEFORE_NUMBERS:
+            return True
+        at = alike.find(b"0e000", at + 1)
+    return False
 
 
 def _drafts(run_id: str, events: list[_Event], check: _Check | None) -> list[Draft]:
