@@ -27,7 +27,7 @@ def make_outbox(records_max: int = 1000, size_bytes_max: int = 1024 * 1024) -> O
         records_max=records_max,
         size_bytes_max=size_bytes_max,
         overflow="drop_oldest",
-        kick=lambda: None,
+        kick=lambda _: None,
     )
 
 

@@ -32,7 +32,7 @@ class Kicks:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> None:
+    def __call__(self, _: Outbox) -> None:
         self.count += 1
 
 

@@ -229,7 +229,11 @@ def test_refusing_again_and_again_holds_on_to_no_traceback() -> None:
 
 def test_eight_threads_lose_and_double_nothing() -> None:
     kicked = threading.Event()
-    box = outbox(records_max=64, overflow="block", block_s=PATIENCE_S, kick=kicked.set)
+
+    def kick(_: Outbox) -> None:
+        kicked.set()
+
+    box = outbox(records_max=64, overflow="block", block_s=PATIENCE_S, kick=kick)
     per_thread, stored = 2000, list[int]()
 
     def put_all(thread: int) -> None:

@@ -255,7 +255,7 @@ def test_a_waiter_whose_loop_is_gone_stops_nobody() -> None:
 
 
 def test_a_record_that_comes_at_the_moment_of_the_muting_is_dropped_as_the_next_ones_are() -> None:
-    def kick() -> None:
+    def kick(_: Outbox) -> None:
         box.mute(DOWN)
 
     # (A full queue calls the sender before it looks for room.)

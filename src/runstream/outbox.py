@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Outbox:
     """One run's queue in this process. Any thread may put; one sender takes and settles.
 
-    `kick` is called when the queue has something for a sender that is not looking.
+    `kick` is called with it when the queue has something for a sender that is not looking.
     """
 
     # For `put`: beyond some thirty attributes the interpreter has no short way to them but this.
@@ -56,7 +56,7 @@ class Outbox:
         records_max: int,
         size_bytes_max: int,
         overflow: Overflow,
-        kick: Callable[[], None],
+        kick: Callable[[Outbox], None],
         linger_s: float = 0.0,
         block_s: float = BLOCK_S,
         give_way_s: float = GIVE_WAY_S,
@@ -84,7 +84,7 @@ class Outbox:
         self._half = (records_max + 1) // 2 if linger_s > 0 or overflow == "block" else records_max
         self._start(kick)
 
-    def _start(self, kick: Callable[[], None]) -> None:
+    def _start(self, kick: Callable[[Outbox], None]) -> None:
         self._kick = kick
         self._lock = threading.Lock()
         self._room = Room(self._lock)
@@ -104,7 +104,7 @@ class Outbox:
         self._warned = False
         self._sending: Batch | None = None
 
-    def start_over(self, producer_id: str, *, kick: Callable[[], None]) -> None:
+    def start_over(self, producer_id: str, *, kick: Callable[[Outbox], None]) -> None:
         """In a forked child: the queue is the parent's to send, here everything begins anew."""
         self._queue.settle_slots()
         self.producer_id = producer_id
@@ -116,7 +116,7 @@ class Outbox:
         self._number = 0
         self._start(kick)
 
-    def connect(self, kick: Callable[[], None]) -> None:
+    def connect(self, kick: Callable[[Outbox], None]) -> None:
         """Have another sender called from now on."""
         self._kick = kick
 
@@ -149,7 +149,7 @@ class Outbox:
         elif self._asked:
             return
         self._asked = True
-        self._kick()
+        self._kick(self)
 
     def put_always(self, draft: Draft) -> None:
         """Queue a record that is never dropped, room or not (there are few of them).
@@ -214,13 +214,13 @@ class Outbox:
             self._queue.enter(ticket)
             self.urgent = True
             self._asked = True
-        self._kick()
+        self._kick(self)
         return ticket
 
     def _ask(self) -> None:
         if not self._asked:
             self._asked = True
-            self._kick()
+            self._kick(self)
 
     def _is_full(self) -> bool:
         return len(self._entries) >= self._records_max
@@ -238,7 +238,7 @@ class Outbox:
         """True if the draft may be queued, False if it has been dropped."""
         if self.linger_s > 0 and not self.urgent and not self.muted:
             self.urgent = self._asked = True
-            self._kick()
+            self._kick(self)
         with self._lock:
             if self.muted:
                 self.counts.dropped += 1

@@ -7,7 +7,6 @@ of it: the parent's threads and connections do not exist there.
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import os
 import sys
@@ -270,7 +269,7 @@ def _after_fork_in_child() -> None:
     for there in parent.publishers.values():
         for outbox in there.outboxes:
             # A producer of its own; it gets a publisher (and connections) with its first record.
-            outbox.start_over(new_producer_id(), kick=functools.partial(_adopt, there.url, outbox))
+            outbox.start_over(new_producer_id(), kick=_adopt)
             if there.url.startswith("memory:"):
                 outbox.close(
                     LogUnavailable(
@@ -279,9 +278,9 @@ def _after_fork_in_child() -> None:
                 )
 
 
-def _adopt(url: str, outbox: Outbox) -> None:
+def _adopt(outbox: Outbox) -> None:
     try:
-        there = publisher(url)
+        there = publisher(outbox.url)
     except RunstreamError as error:
         # Not the publishing code's fault; the next record asks again.
         outbox.failed(error)

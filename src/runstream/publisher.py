@@ -109,7 +109,7 @@ class Publisher:
             records_max=self._settings.queue_records_max,
             size_bytes_max=self._settings.record_size_bytes_max,
             overflow=overflow or self._settings.overflow or default,
-            kick=lambda: self.kick(outbox),
+            kick=self._kick_for(linger_s),
             linger_s=linger_s,
         )
         self._outboxes.append(outbox)
@@ -123,15 +123,19 @@ class Publisher:
     def adopt(self, outbox: Outbox) -> None:
         """Take over an outbox that a forked process inherited, and send what is in it."""
         self._outboxes.append(outbox)
-        outbox.connect(lambda: self.kick(outbox))
-        self.kick(outbox)
+        kick = self._kick_for(outbox.linger_s)
+        outbox.connect(kick)
+        kick(outbox)
 
-    def kick(self, outbox: Outbox) -> None:
-        """The outbox has something to send. Any thread; cheap."""
-        if outbox.linger_s > 0 and not outbox.urgent:
-            self.portal.call_later(outbox.linger_s, self._send_soon, outbox)
-        else:
+    def _kick_for(self, linger_s: float) -> Callable[[Outbox], None]:
+        """What an outbox calls when it has something to send. Any thread; cheap."""
+        return self._send_soon if linger_s == 0 else self._send_late
+
+    def _send_late(self, outbox: Outbox) -> None:
+        if outbox.urgent:
             self._send_soon(outbox)
+        else:
+            self.portal.call_later(outbox.linger_s, self._send_soon, outbox)
 
     def _send_soon(self, outbox: Outbox) -> None:
         if self._call_writer is not None:
