@@ -203,6 +203,7 @@ async def test_an_engine_that_cannot_be_reached_is_said_and_used_again_when_it_c
         await asyncio.to_thread(engine.kill)
         calls: list[Awaitable[object]] = [
             log.append("r", notes("r", [2]), producer=Producer("p", 0, 2)),
+            log.append("r", [make_draft("r", "refused", {})]),
             log.info("r"),
             log.list(),
         ]

@@ -12,8 +12,9 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 from ..admission import check_limit, check_open, check_removable
 from ..bell import Bell
@@ -35,7 +36,7 @@ from ..own_loop import OwnLoop
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
-from .nats_line import Line
+from .nats_line import ANSWER_S_MAX, Line
 from .nats_list import Lists
 from .nats_refusals import StreamGone
 from .nats_runs import Runs
@@ -52,6 +53,7 @@ LOOK_S: Final = 2.0
 REPLICAS_MAX: Final = 5
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ class NatsLog:
         claim: LeaseClaim | None = None,
     ) -> Opened:
         check_open(run_id, producer, workflow, parent_run_id, claim)
-        return await self._loop.run(self._open(run_id, producer, workflow, parent_run_id, claim))
+        return await self._run(self._open, run_id, producer, workflow, parent_run_id, claim)
 
     async def _open(
         self,
@@ -210,7 +212,7 @@ class NatsLog:
         return await self._runs.bear(run_id, root, workflow)
 
     async def info(self, run_id: str) -> RunInfo:
-        return await self._loop.run(self._info(run_id))
+        return await self._run(self._info, run_id)
 
     async def _info(self, run_id: str) -> RunInfo:
         root = await self._root_of(run_id)
@@ -238,10 +240,10 @@ class NatsLog:
 
     async def retain(self, run_id: str, retention: Retention | None) -> None:
         await self._decide(run_id, lambda pending: pending.retain(retention))
-        await self._loop.run(self._keep(run_id, is_kept=retention is not None))
+        await self._run(self._keep, run_id, retention)
 
-    async def _keep(self, run_id: str, *, is_kept: bool) -> None:
-        await self._runs.keep(await self._root_of(run_id), is_kept=is_kept)
+    async def _keep(self, run_id: str, retention: Retention | None) -> None:
+        await self._runs.keep(await self._root_of(run_id), is_kept=retention is not None)
 
     async def retained(self) -> Mapping[str, Retention]:
         return await self._loop.run(self._runs.retained())
@@ -278,7 +280,8 @@ class NatsLog:
     ) -> Sequence[RunInfo]:
         if before is not None:
             await self._info(before)
-        return await self._lists.list(workflow, status, before, limit)
+        async with self._in_time() as patience:
+            return await self._lists.list(workflow, status, before, limit, patience)
 
     async def _info_in(self, root: str, run_id: str) -> RunInfo:
         return await self._stream(root).info(run_id)
@@ -300,7 +303,7 @@ class NatsLog:
 
     async def read(self, run_id: str, *, after: Cursor, limit: int = READ_LIMIT_DEFAULT) -> Page:
         limit = check_limit(limit, READ_LIMIT_MAX)
-        return await self._loop.run(self._read(run_id, after, limit))
+        return await self._run(self._read, run_id, after, limit)
 
     async def _read(self, run_id: str, after: Cursor, limit: int) -> Page:
         root = await self._root_of(run_id)
@@ -339,8 +342,27 @@ class NatsLog:
 
     # --- what they share -------------------------------------------------------------------------
 
+    async def _run(self, work: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        """Do it in the log's own loop, within the time of one answer: it may ask several questions, and wait
+        for those of others.
+        """
+
+        async def run_in_time() -> T:
+            async with self._in_time():
+                return await work(*args)
+
+        return await self._loop.run(run_in_time())
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[asyncio.Timeout]:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX) as patience:
+                yield patience
+        except TimeoutError:
+            raise self._line.silent() from None
+
     async def _decide(self, run_id: str, decide: Callable[[Pending], T]) -> T:
-        return await self._loop.run(self._decide_here(run_id, decide))
+        return await self._run(self._decide_here, run_id, decide)
 
     async def _decide_here(self, run_id: str, decide: Callable[[Pending], T]) -> T:
         root = await self._root_of(run_id)

@@ -187,11 +187,11 @@ class Line:
                 if self._client.is_closed:
                     raise LogClosed(f"the connection to NATS at {self._shown} is closed")
                 await asyncio.sleep(RECONNECT_S / 10)
-            try:
-                return await self._request(subject, data, answer_s=answer_s)
-            except (Unsure, TimeoutError):
-                if time.monotonic() >= deadline:
-                    raise LogUnavailable(f"NATS at {self._shown} does not answer") from None
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self.silent()
+            with contextlib.suppress(Unsure, TimeoutError):
+                return await self._request(subject, data, answer_s=min(answer_s, left_s))
 
     async def close(self) -> None:
         try:
@@ -404,6 +404,10 @@ class Line:
         if headers.get("Status") is not None:
             return None
         return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+
+    def silent(self) -> LogUnavailable:
+        """The error for a call that got no answer in its time."""
+        return LogUnavailable(f"NATS at {self._shown} does not answer")
 
     def _unavailable(self, error: Exception) -> Exception:
         if isinstance(error, nats.errors.ConnectionClosedError):

@@ -76,7 +76,7 @@ class Stream:
         self._pages = Pages(line, subjects, root, self._chain)
 
     async def decide(self, decide: Callable[[Pending], T]) -> T:
-        """Make a decision; when this returns, it is stored. Cancelled, it may still be made."""
+        """Make a decision; when this returns, it is stored. Cancelled, it is only if it is on its way."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(Decision(decide, done))
         if self._worker is None:
@@ -101,7 +101,7 @@ class Stream:
         """Every decision of the batch gets its outcome."""
         try:
             left = batch
-            while left:
+            while left := _awaited(left):
                 left = await self._commit(left)
         except RunstreamError as error:
             for one in batch:
@@ -118,7 +118,8 @@ class Stream:
         is_fresh = False
         if self._line.is_replicated and not self._tail:
             await self.refresh()  # what comes too late would be stored, too
-        nonces: dict[str, list[tuple[Decision, Any]]] = {}
+        # What was sent under a nonce, and what was left for the next message.
+        sent: dict[str, tuple[list[tuple[Decision, Any]], list[Decision]]] = {}
         self._sent.clear()
         self._seen = ""
         for _ in range(TRIES_MAX):
@@ -134,7 +135,7 @@ class Stream:
                 _answer(outcomes)
                 return left
             change = pending.change(CHANGES_BYTES_MAX)
-            nonces[change.nonce] = outcomes
+            sent[change.nonce] = outcomes, left
             self._sent.add(change.nonce)
             try:
                 if await self._store(change):
@@ -148,8 +149,9 @@ class Stream:
             await self.refresh()
             if self._seen:
                 # It was stored, only its answer was lost.
-                _answer(nonces[self._seen])
-                return batch[len(nonces[self._seen]) :]
+                outcomes, left = sent[self._seen]
+                _answer(outcomes)
+                return left
             is_fresh = not self._line.is_replicated
         raise LogUnavailable(f"stream {self.root_run_id!r} is written by too many others at once")
 
@@ -382,11 +384,17 @@ class Stream:
         )
 
 
+def _awaited(batch: list[Decision]) -> list[Decision]:
+    """Without those of callers who have given up: they may have been told that nothing was stored."""
+    return [one for one in batch if not one.done.done()]
+
+
 def _decide_all(
     pending: Pending, batch: list[Decision]
 ) -> tuple[list[tuple[Decision, Any]], list[Decision]]:
     """The outcome of each decision that goes into this change, and the decisions for the next one."""
     outcomes: list[tuple[Decision, Any]] = []
+    batch = _awaited(batch)
     for number, decision in enumerate(batch):
         if outcomes and len(pending.drafts) >= RECORDS_MAX:
             return outcomes, batch[number:]
