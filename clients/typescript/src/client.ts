@@ -126,15 +126,13 @@ export class Handler {
 
   /** The position of the newest record, for `after`: only what comes from now on. */
   async cursor(): Promise<string> {
-    return newestOf(await this.info());
+    const { generation, last_seq } = await this.info();
+    return `${generation}.${last_seq}`;
   }
 
   /** Wait for the run's end; its result. Throws `RunstreamError` (`run_failed`) for any other end. */
   async result<T = unknown>({ signal }: { signal?: AbortSignal } = {}): Promise<T> {
-    const info = await this.info();
-    // (A run that goes on has no end to look for in what is stored.)
-    const begin = info.ended ? { last: 1 } : { after: newestOf(info) };
-    for await (const item of subscribe(this.http, this.runId, { kinds: [...TERMINAL_KINDS], signal, ...begin })) {
+    for await (const item of subscribe(this.http, this.runId, { kinds: [...TERMINAL_KINDS], last: 1, signal })) {
       if (!isTerminal(item) || item.run_id !== this.runId) continue;
       const { kind, data } = item as StreamRecord<any>;
       if (kind === "run.completed") return data?.result as T;
@@ -154,5 +152,3 @@ export class Handler {
     await this.http.send("POST", runPath(this.runId, "/cancel"), { body: { reason } });
   }
 }
-
-const newestOf = ({ generation, last_seq }: RunInfo): string => `${generation}.${last_seq}`;
