@@ -35,9 +35,14 @@ class Program:
         stdin.flush()
 
     def finish(self) -> str:
-        """Wait for its end, which must be a success; gives what it printed meanwhile."""
-        output, _ = self.process.communicate(timeout=DEADLINE_S)
-        assert self.process.returncode == 0, f"the program ended with {self.process.returncode}"
+        """Wait for its end, which must be a success; gives what it printed meanwhile. The test's own time
+        limit is the deadline.
+        """
+        _pipe(self.process.stdin).close()
+        # (`communicate` would lose what came together with the last line that was read.)
+        output = _pipe(self.process.stdout).read()
+        code = self.process.wait(DEADLINE_S)
+        assert code == 0, f"the program ended with {code}"
         return output
 
 

@@ -142,7 +142,7 @@ print("gone", flush=True)
 def test_a_mistake_is_one_line_that_says_what_to_do(
     sqlite_url: str, options: list[str], code: int, said: str
 ) -> None:
-    ended = run_command(sqlite_url, "serve", *options)
+    ended = run_command(sqlite_url, "serve", "--port", str(free_port()), *options)
     assert ended.returncode == code
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
