@@ -42,9 +42,11 @@ failure, and the last line of standard error is its reason.
                     process grows by, per run, while 1 000 runs wait for an event from outside
     inference_overhead  <engine>_bare_us, _extra_us (per token; below 0 where busy threads got a CPU
                     later), _share (tokens/s through us / bare) for llama_cpp and mistral_rs
-    inference_first_token  p50_ms, p99_ms from the engine's thread to the subscriber; tokens_after:
-                    made after the one at which the reader left; interleaved: of two generations'
-                    tokens in one run, those that follow the other's; ``**disk.probe(scratch)``
+    inference_stop  llama_cpp_after, mistral_rs_after, llama_cpp_tiny_after: made after the token at
+                    which the reader left
+    inference_first_token  p50_ms, p99_ms from the engine's thread to the subscriber; interleaved: of
+                    two generations' tokens in one run, those that follow the other's;
+                    ``**disk.probe(scratch)``
     first_event     p50_ms, p99_ms from ``run()`` to a step's first event in ``stream_events()``;
                     cold_ms: the same of the process's first run; ``**disk.probe(scratch)``
     ingest_raw      events_per_s: events whose answers came / time, raw requests of 64 events on 8

@@ -331,7 +331,7 @@ ROWS = (
     _engine("postgresql", "PostgreSQL, synchronous_commit on"),
     Row(
         "inference_overhead",
-        "our layer on top of an engine, per token of the tiny model",
+        "our layer on top of an engine of one thread, per token of the tiny model",
         (
             Figure(
                 "llama_cpp_extra_us", "µs/token more than llama.cpp's callback", "lower", target=20
@@ -348,12 +348,30 @@ ROWS = (
         Program("ours.inference_overhead"),
     ),
     Row(
+        "inference_all_cpus",
+        "the same of mistral.rs on all CPUs, which wait for one another in busy loops",
+        (
+            Figure("mistral_rs_extra_us", "µs/token more than its iterator", "lower"),
+            Figure("mistral_rs_share", "of its tokens/s", "higher"),
+        ),
+        Program("ours.inference_overhead", ("--all-cpus",)),
+    ),
+    Row(
+        "inference_stop",
+        "leaving an engine: the tokens that it still makes, of 3 ms and more (median)",
+        (
+            Figure("llama_cpp_after", "tokens, by llama.cpp's count", "lower", target=1),
+            Figure("mistral_rs_after", "tokens, by the CPU time of mistral.rs", "lower", target=1),
+            Figure("llama_cpp_tiny_after", "tokens of 0.1 ms, by llama.cpp's count", "lower"),
+        ),
+        Program("ours.inference_stop"),
+    ),
+    Row(
         "inference_first_token",
-        "llama.cpp's first token to a subscriber over HTTP (SSE), FULL sync; then leaving at it",
+        "llama.cpp's first token to a subscriber over HTTP (SSE), FULL sync",
         (
             Figure("p50_ms", "ms, p50", "lower", target=5),
             Figure("p99_ms", "ms, p99", "lower"),
-            Figure("tokens_after", "tokens of 0.1 ms more, median", "lower"),
             Figure(
                 "interleaved",
                 "of two generations' tokens follow the other's",

@@ -1,11 +1,9 @@
-"""How long a generation's first token takes from the engine to a subscriber over HTTP (SSE), and how soon
-an engine stops.
+"""How long a generation's first token takes from the engine to a subscriber over HTTP (SSE).
 
 llama.cpp with the tiny model, in a step's place: this process publishes to a server in another one, on
 SQLite with FULL sync, and follows the run there as a browser does. The time begins when the engine hands
-out the token. Then readers leave endless generations: the tokens that the engine still makes, by its own
-count. At last two generations write into one run at the same time: how many of its records follow one of
-the other generation.
+out the token. Then two generations write into one run at the same time: how many of its records follow one
+of the other generation.
 """
 
 import asyncio
@@ -70,26 +68,6 @@ async def first_token_s(
     return arrived - engine_s[0]
 
 
-def tokens_generated(provider: LlamaCppProvider) -> int:
-    """llama.cpp's own count, which grows when a generation is over."""
-    local: Any = provider._engine  # noqa: SLF001 - asks the engine itself
-    lines = str(local._state._engine.handle_metrics()).splitlines()  # noqa: SLF001
-    return next(int(line.split()[1]) for line in lines if line.startswith(COUNTER))
-
-
-COUNTER = "llamacpp:tokens_predicted_total "
-
-
-async def tokens_after_leaving(provider: LlamaCppProvider) -> int:
-    """How many tokens the engine makes beyond the first one, at which its reader leaves."""
-    before = tokens_generated(provider)
-    async for _ in provider.stream_chunks([ChatMessage.user("count")], {"max_tokens": 3000}):
-        break
-    while (generated := tokens_generated(provider)) == before:  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.001)
-    return generated - before - 1
-
-
 async def interleaved(url: str, provider: LlamaCppProvider, tokens: int) -> float:
     """Of the tokens of two generations in one run: the share that comes after one of the other."""
     async with start_run("two", url=url) as run:
@@ -116,13 +94,11 @@ async def measure(url: str, folder: Path, rounds: int) -> dict[str, float]:
     options = LlamaCppOptions(model_path=model, parallel=2, threads=1)
     async with LlamaCppProvider(options=options) as provider, aiohttp.ClientSession() as session:
         times = [await first_token_s(session, url, provider) * 1000 for _ in range(rounds + 3)][3:]
-        after = [await tokens_after_leaving(provider) for _ in range(rounds)]
         share = await interleaved(url, provider, 10 * rounds)
     return {
         "interleaved": round(share, 3),
         "p50_ms": round(statistics.median(times), 2),
         "p99_ms": round(percentile(times, 99), 2),
-        "tokens_after": statistics.median(after),
     }
 
 

@@ -4,6 +4,10 @@ Bare is the engine's own way to stream (llama.cpp: its callback; mistral.rs: its
 nothing done per chunk. Ours is `async for chunk in provider.stream_chunks(...)` with nothing done
 either, on an event loop that does nothing else. Both make the same tokens at temperature 0; a round
 measures both, one after the other.
+
+The engines have one thread, so that the loop has a CPU to itself. `--all-cpus` measures mistral.rs as it
+comes: a thread for each CPU, all of which wait for one another in busy loops, token by token, so that
+whatever else runs costs it more than the time that this takes.
 """
 
 import asyncio
@@ -118,23 +122,31 @@ async def compare(bare: Bare, provider: Provider, tokens: int, rounds: int) -> d
     }
 
 
-async def measure(folder: Path, tokens: int, rounds: int) -> None:
+async def measure(folder: Path, tokens: int, rounds: int, *, all_cpus: bool) -> None:
     model = TinyModel().write_gguf(folder / "tiny.gguf")
-    llama_cpp = LlamaCppProvider(options=LlamaCppOptions(model_path=model, parallel=1, threads=1))
-    mistral_rs = MistralRsProvider(options=MistralRsOptions(model, parallel=1))
+    threads = None if all_cpus else 1
+    mistral_rs = MistralRsProvider(options=MistralRsOptions(model, parallel=1, threads=threads))
     figures: dict[str, float] = {}
-    # mistral.rs first through us, which keeps its log from standard output.
+    # mistral.rs first through us, which keeps its log from standard output and says how many threads.
     await through(mistral_rs, 1)
-    for name, provider, bare in (
-        ("llama_cpp", llama_cpp, bare_llama_cpp(model)),
-        ("mistral_rs", mistral_rs, bare_mistral_rs(model)),
-    ):
+    pairs: list[tuple[str, Provider, Bare]] = [("mistral_rs", mistral_rs, bare_mistral_rs(model))]
+    if not all_cpus:
+        options = LlamaCppOptions(model_path=model, parallel=1, threads=1)
+        pairs.append(("llama_cpp", LlamaCppProvider(options=options), bare_llama_cpp(model)))
+    for name, provider, bare in pairs:
         for field, value in (await compare(bare, provider, tokens, rounds)).items():
             figures[f"{name}_{field}"] = value
         await provider.aclose()
-    emit("inference_overhead", **figures, max_rss_mib=max_rss_mib())
+    emit(
+        "inference_all_cpus" if all_cpus else "inference_overhead",
+        **figures,
+        max_rss_mib=max_rss_mib(),
+    )
 
 
 if __name__ == "__main__":
-    args = arguments(__doc__ or "").parse_args()
-    asyncio.run(measure(args.scratch, *((200, 3) if args.quick else (1000, 15))))
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--all-cpus", action="store_true", help="mistral.rs, a thread for each CPU")
+    args = parser.parse_args()
+    size = (200, 3) if args.quick else (1000, 15)
+    asyncio.run(measure(args.scratch, *size, all_cpus=args.all_cpus))

@@ -132,6 +132,11 @@ def quiet_rust() -> Generator[None]:
         os.environ.pop("RUST_LOG", None)
 
 
+def set_rust_threads(count: int) -> None:
+    """Libraries written in Rust that have not begun to calculate in this process do so in `count` threads."""
+    os.environ["RAYON_NUM_THREADS"] = str(count)
+
+
 def proxy_for(url: str) -> str | None:
     """The proxy that this machine's usual variables (or its system settings) name for a URL."""
     parts = urlsplit(url)

@@ -135,13 +135,17 @@ def test_mistral_rs_refuses_by_name_what_it_does_not_have(
         )
 
 
-def test_llama_cpp_refuses_sizes_below_one(gguf: Path) -> None:
+def test_sizes_below_one_are_refused(gguf: Path) -> None:
     for options in (
         LlamaCppOptions(model_path=gguf, context_length=0),
         LlamaCppOptions(model_path=gguf, parallel=0),
+        LlamaCppOptions(model_path=gguf, threads=0),
     ):
         with pytest.raises(InvalidInput, match="is at least 1, not 0"):
             LlamaCppProvider(options=options)
+    for other in (MistralRsOptions(gguf, parallel=0), MistralRsOptions(gguf, threads=0)):
+        with pytest.raises(InvalidInput, match="is at least 1, not 0"):
+            MistralRsProvider(options=other)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,3 +232,29 @@ async def test_a_message_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match=words):
         provider.stream_chunks(messages)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system tells no threads")
+def test_mistral_rs_takes_as_many_threads_as_it_is_given(gguf: Path) -> None:
+    # In processes of their own, because the first model decides for all.
+    program = """
+        import asyncio, os, sys
+        from runstream.inference import MistralRsOptions, MistralRsProvider
+
+        provider = MistralRsProvider(options=MistralRsOptions(sys.argv[1], threads=int(sys.argv[2])))
+        asyncio.run(provider.load())
+        print(len(os.listdir("/proc/self/task")))
+    """
+    counts = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", textwrap.dedent(program), gguf, threads],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            ).stdout
+        )
+        for threads in ("1", "6")
+    ]
+    assert counts[1] >= counts[0] + 5

@@ -27,8 +27,10 @@ from runstream.inference import (
     LlamaCppProvider,
     Provider,
     llama_cpp,
+    local_engine,
     stream_to_run,
 )
+from runstream.inference.assembly import Piece
 from runstream.inference.hand_over import HandOver
 from runstream.inference.openai_form import piece_of, request_of
 
@@ -170,6 +172,33 @@ async def test_llama_cpp_is_stopped_by_the_token_at_which_its_reader_leaves(gguf
         assert reader.taken == 10
         # It may be some tokens ahead of the thread that hands them over, where CPUs are scarce.
         assert await counted(provider, before) < MANY
+
+
+class CountsWhatIsTooMuch(HandOver):
+    """A hand-over that counts what the engine's thread brings after the reader has left."""
+
+    too_much = 0
+
+    def put(self, chunk: Any) -> bool:
+        self.too_much += self.left
+        return super().put(chunk)
+
+
+@pytest.mark.parametrize("stop", WAYS)
+async def test_an_engine_s_first_chunk_after_its_reader_has_left_stops_it(
+    engine: Provider, stop: Callable[[Provider], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[CountsWhatIsTooMuch] = []
+
+    def make(piece_of: Callable[[Any], Piece | None]) -> HandOver:
+        made.append(CountsWhatIsTooMuch(piece_of))
+        return made[-1]
+
+    monkeypatch.setattr(local_engine, "HandOver", make)
+    await stop(engine)
+    await until(lambda: not generating())
+    (hand_over,) = made
+    assert hand_over.too_much <= 1
 
 
 @pytest.mark.parametrize("stop", WAYS)

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from runstream.inference import ChatMessage, Provider, Script, TinyModel
+from runstream.inference import (
+    ChatMessage,
+    LlamaCppOptions,
+    LlamaCppProvider,
+    MistralRsOptions,
+    MistralRsProvider,
+    Provider,
+    Script,
+    TinyModel,
+)
 
 
 def test_the_same_scripts_make_the_same_files(gguf: Path, tmp_path: Path) -> None:
@@ -52,3 +61,23 @@ async def test_the_newest_cue_decides(provider: Provider, prompt: str, answer: s
     chunks: list[object] = []
     message = await provider.stream([ChatMessage.user(prompt)], chunks.append)
     assert message.content == answer
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "mistral.rs gguf", "mistral.rs safetensors"])
+async def test_a_wider_model_says_the_same(kind: str, tmp_path: Path) -> None:
+    model = TinyModel(feed_forward=1024)
+    provider: Provider
+    if kind == "llama.cpp":
+        path = model.write_gguf(tmp_path / "wide.gguf")
+        assert path.stat().st_size > 2_000_000
+        provider = LlamaCppProvider(options=LlamaCppOptions(model_path=path))
+    elif kind == "mistral.rs gguf":
+        path = model.write_gguf(tmp_path / "wide.gguf")
+        provider = MistralRsProvider(options=MistralRsOptions(path, threads=1))
+    else:
+        path = model.write_safetensors(tmp_path / "wide")
+        provider = MistralRsProvider(options=MistralRsOptions(path))
+    async with provider:
+        await provider.load()
+        message = await provider.stream([ChatMessage.user("a joke")], lambda _: None)
+    assert message.content == "Why did the token cross the stream? To be next!"

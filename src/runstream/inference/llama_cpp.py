@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..errors import InferenceFailed, InvalidInput
+from ..errors import InferenceFailed
 from .chunk_stream import InferenceChunkStream, OnChunk, run_callback
 from .hand_over import HandOver
-from .local_engine import LocalEngine, import_extra, require_extra
+from .local_engine import LocalEngine, check_sizes, import_extra, require_extra
 from .message import ChatMessage, Messages, check_messages
 from .model_file import check_gguf, read_ahead
 from .openai_form import piece_of, request_of
@@ -57,9 +57,7 @@ class LlamaCppProvider:
     def __init__(self, *, options: LlamaCppOptions) -> None:
         require_extra(_MODULE, _EXTRA)
         check_gguf(Path(options.model_path))
-        for name in ("context_length", "parallel"):
-            if getattr(options, name) < 1:
-                raise InvalidInput(f"{name} is at least 1, not {getattr(options, name)!r}")
+        check_sizes(options, "context_length", "parallel", "threads")
         self._engine = LocalEngine("llama.cpp", lambda: _load(options), piece_of)
 
     async def stream(

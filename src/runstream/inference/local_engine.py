@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, Generic, TypeVar
 
-from ..errors import ExtraMissing, InferenceFailed, RunstreamError
+from ..errors import ExtraMissing, InferenceFailed, InvalidInput, RunstreamError
 from .assembly import Piece
 from .hand_over import HandOver
 
@@ -147,6 +147,14 @@ class _State(Generic[E]):
 
     def _closed_error(self) -> InferenceFailed:
         return InferenceFailed(f"{self._name}: the provider was closed")
+
+
+def check_sizes(options: object, *names: str) -> None:
+    """Raises InvalidInput if an option that is given is less than 1."""
+    for name in names:
+        size = getattr(options, name)
+        if size is not None and size < 1:
+            raise InvalidInput(f"{name} is at least 1, not {size!r}")
 
 
 def require_extra(module: str, extra: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Final, Self
 import msgspec
 
 from ..errors import InferenceFailed, InvalidInput
-from ..settings import quiet_rust
+from ..settings import quiet_rust, set_rust_threads
 from .assembly import CallFragment, Piece
 from .chunk_stream import InferenceChunkStream, OnChunk, run_callback
 from .hand_over import HandOver
-from .local_engine import LocalEngine, import_extra, require_extra
+from .local_engine import LocalEngine, check_sizes, import_extra, require_extra
 from .message import ChatMessage, Messages, Usage, check_messages
 from .model_file import check_gguf, read_ahead
 from .options import Options, check_options
@@ -40,6 +40,8 @@ class MistralRsOptions:
     Args:
         model: a GGUF file, a folder with safetensors, or the id of a model of the Hugging Face hub.
         parallel: how many generations run at once; more of them wait for their turn.
+        threads: of the CPU; None: one for each CPU. Those of the first model that this process loads count
+            for all of them.
         quantize: quantizes the weights while they are loaded, such as "Q4K".
         seed: of the random numbers of all generations.
         chat_template: a file with a Jinja template instead of the model's own.
@@ -47,6 +49,7 @@ class MistralRsOptions:
 
     model: str | Path
     parallel: int = 2
+    threads: int | None = None
     quantize: str | None = None
     seed: int | None = None
     chat_template: str | Path | None = None
@@ -61,11 +64,12 @@ class MistralRsProvider:
 
     Raises:
         ExtraMissing: mistralrs is not installed.
-        InvalidInput: the model is no file, folder or id.
+        InvalidInput: the model is no file, folder or id, or another option is not acceptable.
     """
 
     def __init__(self, *, options: MistralRsOptions) -> None:
         require_extra(_MODULE, _EXTRA)
+        check_sizes(options, "parallel", "threads")
         _check_model(str(options.model))
         self._engine = LocalEngine("mistral.rs", lambda: _Engine(options), _piece)
 
@@ -112,6 +116,8 @@ class _Engine:
     """The library and a loaded model. Used in the threads of generations alone."""
 
     def __init__(self, options: MistralRsOptions) -> None:
+        if options.threads is not None:
+            set_rust_threads(options.threads)
         with quiet_rust():  # else it writes its log to stdout
             self._library: Any = import_extra(_MODULE, _EXTRA)
             for file in _files(Path(options.model)):
