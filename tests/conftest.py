@@ -199,7 +199,8 @@ def _hangs_told(config: pytest.Config) -> Generator[None]:
     it, and else in the terminal, just before pytest is stopped.
     """
     capture: Any = config.pluginmanager.getplugin("capturemanager")
-    last_s = float(config.getini("faulthandler_timeout")) - 2 * HANG_TOLD_S
+    stopped_s = float(config.getini("faulthandler_timeout"))
+    first_s, last_s = max(HANG_TOLD_S, stopped_s / 5), stopped_s * 0.7
 
     def tell_in_terminal() -> None:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
@@ -211,7 +212,7 @@ def _hangs_told(config: pytest.Config) -> Generator[None]:
             timers.append(threading.Timer(last_s, tell_in_terminal))
             timers[-1].start()
 
-    timers = [threading.Timer(HANG_TOLD_S, tell)]
+    timers = [threading.Timer(first_s, tell)]
     timers[0].start()
     try:
         yield

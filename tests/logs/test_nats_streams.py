@@ -79,7 +79,7 @@ async def test_a_stream_of_very_many_producers_and_children_outgrows_one_message
                 assert again.duplicates == 1
                 assert (await log.info(name)).root_run_id == "r"
             assert (await log.info("r")).last_seq == len(names)
-            blob = [*notes("r", range(4000)), ending("r")]
+            blob = [*await asyncio.to_thread(notes, "r", range(4000)), ending("r")]
             await log.append("r", blob, final=True)
             await log.trim("r", through=len(names))
         async with opened(server.url) as log:

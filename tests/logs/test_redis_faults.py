@@ -55,10 +55,13 @@ async def insist(log: Log, run: str, drafts: Sequence[Draft], producer: Producer
 
 
 async def test_what_hung_in_a_paused_server_when_its_caller_gave_up_is_void(
-    redis_server: RedisServer,
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(redis_server.url) as log:
         await log.open("r", producer=None, workflow="w")
+        # How long a call waits is not the point.
+        monkeypatch.setattr("runstream.logs.redis_line.REPLY_S_MAX", 0.4)
+        monkeypatch.setattr("runstream.logs.redis_line.CALL_S_MAX", 0.5)
         await asyncio.to_thread(redis_server.pause)
         late = [
             log.append("r", notes("r", [1]), producer=Producer("p", 0, 1)),
@@ -68,6 +71,7 @@ async def test_what_hung_in_a_paused_server_when_its_caller_gave_up_is_void(
         for refusal in await asyncio.gather(*late, return_exceptions=True):
             assert isinstance(refusal, LogUnavailable)
         redis_server.resume()
+        monkeypatch.undo()
         await insist(log, "r", notes("r", [3]), Producer("p", 0, 1))
         assert numbers_of(await read_all(log, "r")) == [3]
         assert (await log.open("r", producer="q")).epoch == 1

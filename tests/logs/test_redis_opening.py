@@ -173,13 +173,15 @@ def test_a_server_that_may_lose_appends_says_so_and_is_refused_where_they_must_l
 
 
 async def test_a_password_is_in_no_log_error_or_repr(
-    locked_redis: RedisServer, caplog: pytest.LogCaptureFixture
+    locked_redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
     log = await asyncio.to_thread(opened, locked_redis.url)
     shown = [repr(log), str(log), *map(repr, vars(log).values())]
     await log.open("r", producer=None, workflow="w")
     await asyncio.to_thread(locked_redis.kill)
+    # How long it goes on trying is not the point.
+    monkeypatch.setattr("runstream.logs.redis_line.CALL_S_MAX", 0.5)
     with pytest.raises(LogUnavailable) as caught:
         await log.info("r")
     await log.aclose()
