@@ -34,10 +34,12 @@ class PageFollower:
         # Why it was cut off: its client has gone.
         self.cut_reason: str | None = None
         self.lag = 0
+        # It reads by itself: the reader need not make anything ready for it.
+        self.view = None
         self._followers = followers
         self._log = log
         self._info = info
-        self.view = view
+        self._view = view
         self._task = asyncio.current_task()
         self._wake: asyncio.Future[None] | None = None
         self._leaving = False
@@ -50,7 +52,7 @@ class PageFollower:
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             behind = self._info.last_seq - position.seq
-            is_large = (min(behind, limit) if self.view.is_open else behind) > SLICE_RECORDS
+            is_large = (min(behind, limit) if self._view.is_open else behind) > SLICE_RECORDS
             async with self._followers.bulk_room if is_large else nullcontext():
                 found = await self._read(position, limit)
             # Behind a child's end its root may go on.
@@ -68,13 +70,13 @@ class PageFollower:
     async def _read(self, position: Cursor, limit: int) -> _Found:
         found = _Found(position)
         while not found.ended and found.records < limit:
-            count = limit if self.view.is_open else READ_LIMIT_DEFAULT
+            count = limit if self._view.is_open else READ_LIMIT_DEFAULT
             page = await self._log.read(self._info.root_run_id, after=found.position, limit=count)
             found.is_short = not page.drafts
             found.position = Cursor(page.generation, page.first_seq - 1)
             await self._take(found, page, limit)
             found.ended |= page.ended and found.position.seq == page.last_seq
-            if self.view.is_open or not page.drafts or found.is_enough:
+            if self._view.is_open or not page.drafts or found.is_enough:
                 break
         return found
 
@@ -85,7 +87,7 @@ class PageFollower:
                 await asyncio.sleep(0)
             first_seq, drafts = page.first_seq + start, page.drafts[start : start + SLICE_RECORDS]
             left = limit - found.records
-            chosen, through, found.ended = choose(self.view, drafts, first_seq, left)
+            chosen, through, found.ended = choose(self._view, drafts, first_seq, left)
             if chosen:
                 lines = encode_drafts(first_seq, drafts[: chosen[-1] + 1])
                 found.pieces.append(b",".join([lines[at] for at in chosen]))
@@ -107,13 +109,13 @@ class PageFollower:
             return True
         self._wake = loop.create_future()
         timer = loop.call_at(deadline, self.ring)
-        reader.join(self.view.run_id)
+        reader.join(self._view.run_id)
         reader.wait(self)
         try:
             await self._wake
         finally:
             timer.cancel()
-            reader.leave(self.view.run_id, self)
+            reader.leave(self._view.run_id, self)
         if reader.failure is not None:
             raise reader.failure
         return True
@@ -122,7 +124,7 @@ class PageFollower:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def take(self, chunk: Chunk) -> bool:  # noqa: ARG002 - it reads by itself
+    def take(self, chunk: Chunk) -> bool:  # noqa: ARG002 - see `view`
         self.ring()
         return False
 

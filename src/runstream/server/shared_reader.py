@@ -34,8 +34,8 @@ class Waiter(Protocol):
     """Who has all that there was, and wants to hear of news."""
 
     @property
-    def view(self) -> View:
-        """What of the stream it wants. All who want the same are served together."""
+    def view(self) -> View | None:
+        """What of the stream it wants, served together with all who want the same; None: only to be rung."""
         ...
 
     def ring(self) -> None:
@@ -70,7 +70,7 @@ class SharedReader:
         self._bytes_max = bytes_max
         self._run_ids: Counter[str] = Counter({root_run_id: 1})
         # In the order in which they came.
-        self._waiting: dict[View, dict[Waiter, None]] = {}
+        self._waiting: dict[View | None, dict[Waiter, None]] = {}
         self._users = 0
         self._unused: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
@@ -185,9 +185,9 @@ class SharedReader:
                     await asyncio.sleep(0)
             self._metrics.delivered(served * chunk.records, served * len(chunk.body))
 
-    def _for_all(self, view: View, after: int) -> Chunk | None:
+    def _for_all(self, view: View | None, after: int) -> Chunk | None:
         """What is new, if one write has all of it. Else each looks by itself."""
-        if not self.recent.holds(after):
+        if view is None or not self.recent.holds(after):
             return None
         chunk = self.recent.chunk(view, after)
         whole = chunk is not None and not chunk.ended and chunk.through == self.recent.last_seq
