@@ -3,6 +3,9 @@
 The reader leaves its loop at the fifth token of an endless answer. llama.cpp counts what it has made;
 mistral.rs counts nothing, so that its tokens are the CPU time it takes from then on, in those of a token.
 The larger model is the tiny one with a layer that costs time and changes nothing.
+
+Two are what the engines allow: nobody can stop the token that one is making; when it is handed over and
+refused, the next one has begun.
 """
 
 import asyncio
