@@ -1,4 +1,4 @@
-"""Appends in several requests, two of them under way: in order, exactly once, whatever comes first."""
+"""Appends in several requests, some of them under way at once: in order, exactly once, whatever happens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runstream.admission import admit
 from runstream.errors import InvalidInput, LogUnavailable, NumberGap, RunEnded, RunstreamError
 from runstream.log import Appended, Producer, ProducerState
 from runstream.logs.http import HttpLog
-from runstream.logs.http_append import SMALL_BYTES_MAX
+from runstream.logs.http_append import SMALL_BYTES_MAX, UNDER_WAY_MAX
 from runstream.logs.http_transport import Times
 from runstream.problem import problem_of
 from runstream.record import Draft, make_draft
@@ -93,14 +93,14 @@ def drafts(count: int, size: int = 0) -> list[Draft]:
     return [make_draft("r1", "x", {"n": n, "text": "x" * size}) for n in range(1, count + 1)]
 
 
-async def test_two_requests_of_an_append_are_under_way_and_never_more() -> None:
-    both = asyncio.Event()
+async def test_several_requests_of_an_append_are_under_way_but_not_too_many() -> None:
+    all_there = asyncio.Event()
 
     async def handle(store: Store, first: int, line: Line) -> None:
-        # The first one is answered only when there is a second.
-        if store.under_way == 2:
-            both.set()
-        await both.wait()
+        # The first one is answered only when there are others.
+        if store.under_way == UNDER_WAY_MAX:
+            all_there.set()
+        await all_there.wait()
         await store_at_once(store, first, line)
 
     store = Store(handle)
@@ -109,7 +109,7 @@ async def test_two_requests_of_an_append_are_under_way_and_never_more() -> None:
     assert stored == Appended(1, 20)
     assert store.numbers == list(range(1, 21))
     assert store.finals == [False] * 19 + [True]
-    assert store.under_way_most == 2
+    assert store.under_way_most == UNDER_WAY_MAX
 
 
 async def test_a_request_that_overtakes_the_one_before_it_goes_again() -> None:
@@ -175,9 +175,9 @@ async def test_the_refusal_of_a_request_is_told_and_not_the_hole_that_it_leaves(
     store = Store(handle)
     async with log_over(store) as (log, _):
         with pytest.raises(RunEnded):
-            await log.append("r1", drafts(12), producer=PRODUCER)
+            await log.append("r1", drafts(30), producer=PRODUCER)
     assert store.numbers == [1, 2, 3]
-    assert 10 not in store.asked
+    assert max(store.asked) <= 1 + RECORDS * UNDER_WAY_MAX
 
 
 async def test_a_hole_that_nothing_fills_is_an_error() -> None:
@@ -191,7 +191,8 @@ async def test_a_hole_that_nothing_fills_is_an_error() -> None:
     async with log_over(store) as (log, _):
         with pytest.raises(NumberGap):
             await log.append("r1", drafts(12), producer=Producer("p", 0, 2))
-        assert (store.asked[0], store.numbers) == (2, [])
+        assert 2 in store.asked
+        assert store.numbers == []
         store.asked.clear()
         with pytest.raises(NumberGap):
             await log.append("r1", drafts(12), producer=PRODUCER)
@@ -262,4 +263,4 @@ async def test_what_a_server_refuses_for_good_ends_the_append_at_once() -> None:
     async with log_over(store) as (log, _):
         with pytest.raises(InvalidInput):
             await log.append("r1", drafts(30), producer=PRODUCER)
-    assert len(store.asked) <= 3
+    assert len(store.asked) <= UNDER_WAY_MAX

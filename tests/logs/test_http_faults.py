@@ -258,7 +258,7 @@ async def kill_servers(folder: Path, kills: int, seed: int, seconds_max: float) 
 async def test_nothing_is_lost_or_doubled_when_the_server_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_records: int
 ) -> None:
-    """Of five records there are ten requests in a row, two of them under way."""
+    """Of five records there are ten requests in a row, several of them under way."""
     monkeypatch.setenv("RUNSTREAM_PUBLISH_BATCH_SIZE", str(request_records))
     await kill_servers(tmp_path, kills=3, seed=1, seconds_max=TEST_S_MAX)
 

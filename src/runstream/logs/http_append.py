@@ -1,6 +1,6 @@
-"""Appending over HTTP: in requests of a size that a server takes; of small ones two are under way.
+"""Appending over HTTP: in requests of a size that a server takes; of small ones several are under way.
 
-The next small request goes out while the answer to the last one is awaited, on another connection. A
+The next small request goes out while the answers to those before it are awaited, on another connection. A
 producer's numbers keep the order: what comes before its predecessor leaves a hole, so the server stores
 nothing of it and says so, and it goes again. Repeated after a failure, nothing is stored twice.
 """
@@ -20,8 +20,8 @@ from ..record import Draft
 from .http_codec import encode_append, encode_parts, read_appended
 from .http_transport import Transport
 
-# Requests of one append: with two, client and server work at the same time, and one of them always does.
-UNDER_WAY_MAX: Final = 2
+# Requests of one append: while one is at the server's disk, another is at the server, and a third is made.
+UNDER_WAY_MAX: Final = 3
 # Beyond this size a request takes its time for what it holds and not for the way; and what is sent behind it
 # might well arrive before it.
 SMALL_BYTES_MAX: Final = 32 * 1024
@@ -72,7 +72,7 @@ class Append:
         return _joined(self._answers)
 
     async def _start(self, part: _Part) -> None:
-        """Send it, beside the one before it if both are small."""
+        """Send it, beside those before it if all are small."""
         while self._under_way and not (part.is_small and self._has_room()):
             await self._settle()
         self._under_way.append((part, asyncio.create_task(self._send_part(part))))
@@ -94,7 +94,7 @@ class Append:
         except NumberGap:
             if not self._answers:
                 raise
-            # It has overtaken the one before it, which is stored by now.
+            # It has overtaken one before it; all of those are stored by now.
             self._overtaken = True
             answer = await self._send_part(part)
         self._under_way.popleft()
