@@ -25,7 +25,7 @@ def test_its_types_hold(client: Path) -> None:
 
 def test_its_own_tests_pass(client: Path) -> None:
     # (It names slow ones, and a name may say "failed".)
-    assert "passed" in run(client, "npx", "vitest", "run")
+    assert "passed" in run(client, "npm", "test")
 
 
 def test_it_builds_what_its_package_names(client: Path, tmp_path: Path) -> None:
