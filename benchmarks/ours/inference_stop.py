@@ -1,6 +1,6 @@
 """What an engine still makes after its reader has left: tokens of milliseconds, and the tiny model's own.
 
-The reader leaves its loop at the fifth token of an endless answer. llama.cpp counts what it has made;
+The reader leaves its loop at a token of an endless answer. llama.cpp counts what it has made;
 mistral.rs counts nothing, so that its tokens are the CPU time it takes from then on, in those of a token.
 The larger model is the tiny one with a layer that costs time and changes nothing.
 
@@ -26,20 +26,18 @@ from runstream.inference import (
 )
 
 COUNTER = "llamacpp:tokens_predicted_total "
-LEAVES_AT = 5
-# So many tokens tell what one costs.
-PACE = 25
+LEAVES_AT = 25
 # A wide layer of zeros: a token takes 3 to 10 ms.
 FEED_FORWARD = 30_000
 
 
-async def leave(provider: Provider, tokens: int) -> list[float]:
+async def leave(provider: Provider) -> list[float]:
     """Leave at a token; this process's CPU time at each one."""
     times: list[float] = []
     options = {"max_tokens": 3000, "temperature": 0.0}
     async for _ in provider.stream_chunks([ChatMessage.user("count")], options):
         times.append(time.process_time())
-        if len(times) == tokens:
+        if len(times) == LEAVES_AT:
             break
     return times
 
@@ -59,7 +57,7 @@ async def llama_cpp_after(model: Path, rounds: int) -> float:
         await provider.load()
         for _ in range(rounds):
             before = tokens_generated(provider)
-            await leave(provider, LEAVES_AT)
+            await leave(provider)
             while (generated := tokens_generated(provider)) == before:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
             after.append(generated - before - LEAVES_AT)
@@ -83,10 +81,8 @@ async def mistral_rs_after(model: Path, rounds: int) -> float:
         options=MistralRsOptions(model, parallel=1, threads=1)
     ) as provider:
         for number in range(-1, rounds):  # the first warms up
-            times = await leave(provider, PACE)
-            token_s = (times[-1] - times[0]) / (len(times) - 1)
-            await at_rest()
-            *_, left = await leave(provider, LEAVES_AT)
+            first, *_, left = await leave(provider)
+            token_s = (left - first) / (LEAVES_AT - 1)
             if number >= 0:
                 after.append(round((await at_rest() - left) / token_s))
     return statistics.median(after)

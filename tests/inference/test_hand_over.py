@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runstream.errors import InferenceFailed
+from runstream.inference import hand_over as module
 from runstream.inference.assembly import Piece
 from runstream.inference.hand_over import PIECES_MAX, HandOver
 
@@ -73,6 +74,26 @@ async def test_a_reader_that_leaves_frees_an_engine_that_waits() -> None:
     hand_over.leave()
     assert await filling <= PIECES_MAX + 1
     assert not hand_over.put(Piece("x"))
+
+
+async def test_a_reader_that_leaves_wakes_an_engine_that_naps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Each chunk but the first one is worth a nap, and naps are longer than any test.
+    for name, value in (
+        ("READY_S", 0.0),
+        ("FAST_CHUNK_S", 600.0),
+        ("NAP_S_MAX", 600.0),
+        ("NAP_CHUNKS_MAX", 10**12),
+    ):
+        monkeypatch.setattr(module, name, value)
+    hand_over = HandOver(whole)
+    filling = asyncio.ensure_future(in_thread(hand_over, 10))
+    await hand_over.take()
+    hand_over.leave()
+    hand_over.leave()
+    async with asyncio.timeout(30):
+        assert await filling <= 1
 
 
 async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_counts() -> None:

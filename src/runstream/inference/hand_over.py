@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -18,11 +19,16 @@ from .assembly import Piece
 
 # What waits for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
-# An engine with less time than this (in seconds) for a chunk does not wake its reader for each one, which
-# would cost both of them more than the chunk itself …
-HURRY_CHUNK_S: Final = 0.0005
-# … the reader comes back by itself, after this time: the shortest that an event loop can wait.
-HURRY_S: Final = 0.001
+# An engine that needs less time than this (in seconds) for a chunk is not awaited chunk by chunk: getting up
+# for each costs its thread and the reader more than the chunk is worth, and the engine the CPU. The thread
+# naps instead, and then takes what has come meanwhile in one go …
+FAST_CHUNK_S: Final = 0.0005
+# … for a time that nobody sees (in seconds), and for a dozen chunks, as a reader that leaves at one of them
+# has to let the others be made.
+NAP_S_MAX: Final = 0.002
+NAP_CHUNKS_MAX: Final = 12
+# A chunk that is there within this time (in seconds) had come before it was asked for.
+READY_S: Final = 0.00005
 
 
 class PieceSource(Protocol):
@@ -51,17 +57,20 @@ class HandOver:
     """
 
     __slots__ = (
+        "_asked_s",
         "_chunks",
+        "_debt",
         "_ended",
         "_error",
-        "_hurried",
         "_left",
         "_loop",
+        "_nap_lock",
+        "_napped_s",
         "_piece_of",
         "_reading",
         "_room",
+        "_since_nap",
         "_waiter",
-        "_woken_s",
         "finished",
         "thread",
     )
@@ -76,8 +85,14 @@ class HandOver:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
-        self._hurried = False
-        self._woken_s = 0.0
+        # Closed until the reader leaves, so that waiting for it is a nap that ends then.
+        self._nap_lock = threading.Lock()
+        self._nap_lock.acquire()
+        # Of the engine's thread: when it last asked the engine, when it last napped, how many chunks came
+        # since, and how many have to come before it may again.
+        self._asked_s = self._napped_s = time.monotonic()
+        self._since_nap = 0
+        self._debt = 2.0  # never before the first one
         # The engine's thread, and whether it is done with this generation.
         self.thread: threading.Thread | None = None
         self.finished = threading.Event()
@@ -91,6 +106,10 @@ class HandOver:
 
     def put(self, chunk: Any) -> bool:
         """Hand over a chunk, waiting for room; False if nobody wants it, so the engine shall stop."""
+        self._since_nap += 1
+        # One that was there already may have others behind it.
+        if time.monotonic() - self._asked_s > READY_S and self._since_nap >= self._debt:
+            self._nap()
         if self._left:
             return False
         self._chunks.append(chunk)
@@ -102,7 +121,19 @@ class HandOver:
             while len(self._chunks) >= PIECES_MAX and not self._left:
                 self._room.wait()
                 self._room.clear()
+        self._asked_s = time.monotonic()
         return not self._left
+
+    def _nap(self) -> None:
+        now_s = time.monotonic()
+        chunk_s = (now_s - self._napped_s) / self._since_nap
+        self._napped_s, self._since_nap, self._debt = now_s, 0, 0.0
+        if chunk_s < FAST_CHUNK_S:
+            nap_s = min(NAP_S_MAX, NAP_CHUNKS_MAX * chunk_s)
+            # Whatever is mistaken for waiting (such as other threads that hold the interpreter's lock), the
+            # engine is never kept: what comes during a nap is taken before the next one.
+            self._debt = nap_s / chunk_s
+            self._nap_lock.acquire(timeout=nap_s)
 
     def end(self, error: Exception | None = None) -> None:
         """No chunk follows. Any thread; the first one counts."""
@@ -139,6 +170,8 @@ class HandOver:
     def leave(self) -> None:
         self._left = True
         self._room.set()
+        with contextlib.suppress(RuntimeError):  # it is open already
+            self._nap_lock.release()
 
     async def aclose(self) -> None:
         self.leave()
@@ -148,16 +181,11 @@ class HandOver:
             raise RuntimeError("this stream is already being read")
         self._reading = True
         try:
-            if self._hurried:
-                await asyncio.sleep(HURRY_S)
             if not self._chunks and not self._ended:
                 waiter = self._waiter = self._loop.create_future()
                 # Once more, because the engine looks for a waiter only after it has put its chunk.
                 if not self._chunks and not self._ended:
                     await waiter
-            # From one waking to the next, because what came in between is here now.
-            last_s, self._woken_s = self._woken_s, self._loop.time()
-            self._hurried = self._woken_s - last_s < len(self._chunks) * HURRY_CHUNK_S
         finally:
             self._reading = False
             self._waiter = None
