@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,37 @@ HANG_TOLD_S = 40.0
 MEMORY_FREE_BYTES = 4 * 1024**3
 
 
+class _Files:
+    """Files that are closed together, once and for all. Safe for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[FileIO] | None = []
+
+    def open(self, path: Path) -> FileIO | None:
+        """None if there is no such file, or all have been closed: a thread may begin at that moment."""
+        with self._lock:
+            if self._open is None or not path.exists():
+                return None
+            file = FileIO(path)
+            self._open.append(file)
+            return file
+
+    def close(self) -> None:
+        with self._lock:
+            for file in self._open or ():
+                file.close()
+            self._open = None
+
+
 class _CpuWait(threading.local):
     """How long this thread has been ready to run and without a CPU (Linux counts it)."""
 
     # And how long it waited for threads that it started to get theirs: only then does a start return.
     starts_s = 0.0
 
-    def __init__(self, files: ExitStack) -> None:
-        path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
-        self._file = files.enter_context(path.open("rb", buffering=0)) if path.exists() else None
+    def __init__(self, files: _Files) -> None:
+        self._file = files.open(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat"))
 
     def read(self) -> bytes:
         """The raw line: it is read before every callback, and parsed only after a slow one."""
@@ -157,11 +180,13 @@ def watch_event_loops() -> Generator[list[str]]:
         if held_s > LOOP_BLOCKED_S_MAX:
             blocked.append(f"{held_s * 1000:.0f} ms in {owner or handle!r}")
 
-    with ExitStack() as files, pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as ending, pytest.MonkeyPatch.context() as patch:
+        files = _Files()
+        ending.callback(files.close)
         cpu_wait = _CpuWait(files)
         patch.setattr(asyncio.Handle, "_run", run_watched)
         patch.setattr(threading.Thread, "start", start_timed)
-        files.callback(gc.callbacks.remove, on_collection)
+        ending.callback(gc.callbacks.remove, on_collection)
         gc.callbacks.append(on_collection)
         yield blocked
 

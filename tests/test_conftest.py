@@ -108,6 +108,29 @@ def test_the_loop_is_left_as_it_was(run: pytest.Pytester) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds to one CPU")
+def test_a_thread_that_begins_when_its_test_has_ended_leaves_nothing_open(
+    run: pytest.Pytester,
+) -> None:
+    run.makepyfile("""
+        import asyncio, gc, threading
+
+        watched = []
+
+        async def test_one():
+            watched.append(asyncio.Handle._run)
+
+        def test_another():
+            loop = asyncio.new_event_loop()
+            handle = asyncio.Handle(print, (), loop)
+            thread = threading.Thread(target=watched.pop(), args=(handle,))
+            thread.start()
+            thread.join()
+            loop.close()
+            gc.collect()
+    """)
+    run.runpytest("-W", "error").assert_outcomes(passed=2)
+
+
 def test_time_without_a_cpu_does_not_count(run: pytest.Pytester) -> None:
     # Six spinning processes on one CPU leave this one a small share of it.
     run.makepyfile("""
