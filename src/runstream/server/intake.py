@@ -18,6 +18,9 @@ from ..record import Draft
 
 # Appends that one commit takes: bounds how long it holds the log, and so everyone's wait.
 TAKEN_MAX: Final = 512
+# Those that wait while each turn of the loop brings more: with so many a commit is worth beginning, and what
+# comes meanwhile shares the next one.
+GATHERED_MAX: Final = 32
 
 
 class Intake:
@@ -56,13 +59,18 @@ class Intake:
             )
         )
         if not self._asked:
-            # When the loop is through with what it has now: the log's thread could do nothing before that
-            # but take the interpreter away from requests that would share its commit.
             self._asked = True
-            self._loop.call_soon(self._ask)
+            self._loop.call_soon(self._ask, self._loop, 0)
         return await told
 
-    def _ask(self) -> None:
+    def _ask(self, loop: asyncio.AbstractEventLoop, waited: int) -> None:
+        """Wake the log's thread, once a turn of the loop brings nothing more.
+
+        Before that it could only take the interpreter away from requests that would share its commit.
+        """
+        if waited < len(self._waiting) < GATHERED_MAX:
+            loop.call_soon(self._ask, loop, len(self._waiting))
+            return
         self._asked = False
         if self._kick is not None:
             self._kick()
