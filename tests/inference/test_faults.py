@@ -150,7 +150,12 @@ def test_sizes_below_one_are_refused(gguf: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "extra"),
-    [("xllamacpp", "llama-cpp"), ("mistralrs", "mistralrs"), ("openai", "openai")],
+    [
+        ("xllamacpp", "llama-cpp"),
+        ("mistralrs", "mistralrs"),
+        ("huggingface_hub", "mistralrs"),
+        ("openai", "openai"),
+    ],
 )
 def test_a_missing_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, gguf: Path, module: str, extra: str
@@ -159,6 +164,7 @@ def test_a_missing_extra_is_named(
     make: dict[str, Callable[[], object]] = {
         "xllamacpp": lambda: llama(gguf),
         "mistralrs": lambda: mistral(gguf),
+        "huggingface_hub": lambda: mistral(Path("org/model")),
         "openai": lambda: OpenAIProvider(base_url="http://127.0.0.1:9"),
     }
     with pytest.raises(ExtraMissing, match=rf"pip install 'runstream\[{extra}\]'"):

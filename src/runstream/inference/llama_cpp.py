@@ -58,7 +58,7 @@ class LlamaCppProvider:
         require_extra(_MODULE, _EXTRA)
         check_gguf(Path(options.model_path))
         check_sizes(options, "context_length", "parallel", "threads")
-        self._engine = LocalEngine("llama.cpp", lambda: _load(options), piece_of)
+        self._engine = LocalEngine("llama.cpp", lambda _is_closed: _load(options), piece_of)
 
     async def stream(
         self, messages: Messages, on_chunk: OnChunk, options: Options = None

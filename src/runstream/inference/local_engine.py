@@ -16,26 +16,25 @@ import time
 import weakref
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ..errors import ExtraMissing, InferenceFailed, InvalidInput, RunstreamError
 from .assembly import Piece
 from .hand_over import HandOver
 
 E = TypeVar("E")
+Load: TypeAlias = Callable[[Callable[[], bool]], E]
 
 # Closing waits so long for running generations: a token of a large model, or a batch of a long prompt.
 STOP_S_MAX: Final = 30.0
 
 
 class LocalEngine(Generic[E]):
-    """Generations of one engine. `load` makes it, in the thread of the first generation; `piece_of` says
-    what is in one of its chunks.
+    """Generations of one engine. `load` makes it, in the thread of the first generation, and may ask
+    meanwhile whether this is closed; `piece_of` says what is in one of its chunks.
     """
 
-    def __init__(
-        self, name: str, load: Callable[[], E], piece_of: Callable[[Any], Piece | None]
-    ) -> None:
+    def __init__(self, name: str, load: Load[E], piece_of: Callable[[Any], Piece | None]) -> None:
         self._state = _State(name, load, piece_of)
         # Also when the process ends, and when nobody holds the provider any more.
         self._finalizer = weakref.finalize(self, self._state.close)
@@ -61,11 +60,9 @@ class LocalEngine(Generic[E]):
 class _State(Generic[E]):
     """What the threads hold: not the provider, which may be dropped while they still run."""
 
-    def __init__(
-        self, name: str, load: Callable[[], E], piece_of: Callable[[Any], Piece | None]
-    ) -> None:
+    def __init__(self, name: str, load: Load[E], piece_of: Callable[[Any], Piece | None]) -> None:
         self._name = name
-        self._load: Callable[[], E] | None = load
+        self._load: Load[E] | None = load
         self._piece_of = piece_of
         self._engine: E | None = None
         self._loading = threading.Lock()
@@ -131,7 +128,7 @@ class _State(Generic[E]):
             if self._engine is None:
                 if self._load is None:
                     raise self._closed_error()
-                engine = self._load()
+                engine = self._load(lambda: self._closed)
                 if self._closed:  # nobody waits for this any more, and nobody would free it
                     raise self._closed_error()
                 self._engine, self._pid = engine, os.getpid()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from ..settings import quiet_rust, set_rust_threads
 from .assembly import CallFragment, Piece
 from .chunk_stream import InferenceChunkStream, OnChunk, run_callback
 from .hand_over import HandOver
+from .hub import HUB_MODULE, fetch_model, is_hub_id
 from .local_engine import LocalEngine, check_sizes, import_extra, require_extra
 from .message import ChatMessage, Messages, Usage, check_messages
 from .model_file import check_gguf, read_ahead
@@ -24,7 +25,6 @@ from .options import Options, check_options
 
 _MODULE: Final = "mistralrs"
 _EXTRA: Final = "mistralrs"
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # mistral.rs appends its stack to what it says.
 _STACK: Final = re.compile(r"\n\s+0: .*", re.DOTALL)
 
@@ -38,7 +38,8 @@ class MistralRsOptions:
     """How a model is loaded.
 
     Args:
-        model: a GGUF file, a folder with safetensors, or the id of a model of the Hugging Face hub.
+        model: a GGUF file, a folder with safetensors, or the id of a model of the Hugging Face hub that
+            has safetensors. It is fetched once, into the folder that all programs keep them in.
         parallel: how many generations run at once; more of them wait for their turn.
         threads: of the CPU; None: one for each CPU. Those of the first model that this process loads count
             for all of them.
@@ -71,7 +72,9 @@ class MistralRsProvider:
         require_extra(_MODULE, _EXTRA)
         check_sizes(options, "parallel", "threads")
         _check_model(str(options.model))
-        self._engine = LocalEngine("mistral.rs", lambda: _Engine(options), _piece)
+        self._engine = LocalEngine(
+            "mistral.rs", lambda is_closed: _Engine(options, is_closed), _piece
+        )
 
     async def stream(
         self, messages: Messages, on_chunk: OnChunk, options: Options = None
@@ -115,16 +118,19 @@ class MistralRsProvider:
 class _Engine:
     """The library and a loaded model. Used in the threads of generations alone."""
 
-    def __init__(self, options: MistralRsOptions) -> None:
+    def __init__(self, options: MistralRsOptions, is_closed: Callable[[], bool]) -> None:
         if options.threads is not None:
             set_rust_threads(options.threads)
+        model = Path(options.model)
+        if not model.exists():
+            model = fetch_model(str(options.model), _EXTRA, is_closed)
         with quiet_rust():  # else it writes its log to stdout
             self._library: Any = import_extra(_MODULE, _EXTRA)
-            for file in _files(Path(options.model)):
+            for file in _files(model):
                 read_ahead(file)
             try:
                 self._runner: Any = self._library.Runner(
-                    which=self._which(Path(options.model)),
+                    which=self._which(model),
                     max_seqs=options.parallel,
                     seed=options.seed,
                     in_situ_quant=options.quantize,
@@ -197,7 +203,9 @@ def _check_model(model: str) -> None:
         return
     if path.is_file() or model.endswith(".gguf") or path.is_absolute() or model.startswith("."):
         check_gguf(path)
-    elif not _HUB_ID.fullmatch(model):
+    elif is_hub_id(model):
+        require_extra(HUB_MODULE, _EXTRA)
+    else:
         raise InvalidInput(f"{model!r} is no file, no folder and no id such as 'org/model'")
 
 
