@@ -57,7 +57,7 @@ def run(
         from runstream.inference import *
         MODEL = {model!r}
     """
-    ours = {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **more}
+    ours = {"HF_ENDPOINT": url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost", **more}
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
         [
