@@ -160,7 +160,16 @@ def test_an_encrypted_key_is_refused_instead_of_asked_about(
             serialization.BestAvailableEncryption(b"sesame"),
         )
     )
-    ended = run_command(sqlite_url, "serve", "--tls-cert", str(cert), "--tls-key", str(key))
+    ended = run_command(
+        sqlite_url,
+        "serve",
+        "--port",
+        str(free_port()),
+        "--tls-cert",
+        str(cert),
+        "--tls-key",
+        str(key),
+    )
     assert ended.returncode == 2
     assert "is encrypted" in ended.stderr
 
