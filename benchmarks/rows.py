@@ -331,7 +331,7 @@ ROWS = (
     _engine("postgresql", "PostgreSQL, synchronous_commit on"),
     Row(
         "inference_overhead",
-        "our layer on top of an engine of one thread, per token of the tiny model",
+        "our layer on top of an engine of one thread, both on one CPU, per token of the tiny model",
         (
             Figure(
                 "llama_cpp_extra_us", "µs/token more than llama.cpp's callback", "lower", target=20
@@ -358,7 +358,7 @@ ROWS = (
     ),
     Row(
         "inference_stop",
-        "leaving an engine: the tokens of 3 ms and more that it still makes, none of which is delivered",
+        "leaving an engine: the tokens of 2 ms and more that it still makes, none of which is delivered",
         (
             Figure("llama_cpp_after", "tokens, by llama.cpp's count", "lower", target=1),
             Figure("mistral_rs_after", "tokens, by mistral.rs's CPU time", "lower", target=1),

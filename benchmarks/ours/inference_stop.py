@@ -4,8 +4,7 @@ The reader leaves its loop at a token of an endless answer. llama.cpp counts wha
 mistral.rs counts nothing, so that its tokens are the CPU time it takes from then on, in those of a token.
 The larger model is the tiny one with a layer that costs time and changes nothing.
 
-Two are what the engines allow: nobody can stop the token that one is making; when it is handed over and
-refused, the next one has begun.
+One is what the engines allow: nobody can stop the token that one is making.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ from runstream.inference import (
 
 COUNTER = "llamacpp:tokens_predicted_total "
 LEAVES_AT = 25
-# A wide layer of zeros: a token takes 3 to 10 ms.
+# A wide layer of zeros: a token takes 2 to 10 ms.
 FEED_FORWARD = 30_000
 
 

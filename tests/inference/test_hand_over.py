@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runstream.errors import InferenceFailed
-from runstream.inference import hand_over as module
+from runstream.inference import pace
 from runstream.inference.assembly import Piece
 from runstream.inference.hand_over import PIECES_MAX, HandOver
 
@@ -76,24 +76,50 @@ async def test_a_reader_that_leaves_frees_an_engine_that_waits() -> None:
     assert not hand_over.put(Piece("x"))
 
 
-async def test_a_reader_that_leaves_wakes_an_engine_that_naps(
-    monkeypatch: pytest.MonkeyPatch,
+LONG = 10**9
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"FAST_CHUNK_S": LONG, "NAP_S_MAX": 600.0, "NAP_CHUNKS_MAX": LONG},
+        {"FAST_CHUNK_S": 0.0, "LINGER_SHARE": LONG},
+    ],
+    ids=["naps", "lingers"],
+)
+async def test_a_reader_that_leaves_wakes_an_engine_s_thread_that_rests(
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
 ) -> None:
-    # Each chunk but the first one is worth a nap, and naps are longer than any test.
-    for name, value in (
-        ("READY_S", 0.0),
-        ("FAST_CHUNK_S", 600.0),
-        ("NAP_S_MAX", 600.0),
-        ("NAP_CHUNKS_MAX", 10**12),
-    ):
-        monkeypatch.setattr(module, name, value)
+    # Each chunk from the fourth one on is worth a rest, and rests are longer than any test.
+    for name, value in {"READY_S": -1.0, **limits}.items():
+        monkeypatch.setattr(pace, name, value)
     hand_over = HandOver(whole)
     filling = asyncio.ensure_future(in_thread(hand_over, 10))
-    await hand_over.take()
+    for _ in range(pace.RECENT_CHUNKS):
+        await hand_over.take()
+    assert not filling.done()
     hand_over.leave()
     hand_over.leave()
     async with asyncio.timeout(30):
-        assert await filling <= 1
+        assert await filling == pace.RECENT_CHUNKS - 1  # the one after which it rested is refused
+
+
+async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "READY_S", -1.0)
+    monkeypatch.setattr(pace, "FAST_CHUNK_S", LONG)
+    hand_over = HandOver(whole)
+    for _ in range(pace.RECENT_CHUNKS):
+        hand_over.put(Piece("x"))
+        await hand_over.take()
+    # A chunk that was there already announces others, which wake the reader; but none comes.
+    monkeypatch.setattr(pace, "READY_S", LONG)
+    taking = asyncio.ensure_future(hand_over.take())
+    await asyncio.sleep(0)
+    hand_over.put(Piece("last"))
+    async with asyncio.timeout(30):
+        assert await taking == Piece("last")
 
 
 async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_counts() -> None:

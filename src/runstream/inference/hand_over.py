@@ -1,8 +1,8 @@
 """Hand-over: what one generation says, from the thread of its engine to the event loop of its reader.
 
 Bounded: an engine that is faster than its reader waits. Whoever leaves, the other one notices at once.
-The engine's thread does as little as can be: it gets up for each token, so its code is never warm, and what
-it takes is missing to an engine that uses all CPUs. The reader makes pieces of what it finds.
+The engine's thread does as little as can be: what it takes is missing to an engine that uses all CPUs. The
+reader makes pieces of what it finds.
 """
 
 from __future__ import annotations
@@ -10,25 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from .assembly import Piece
+from .pace import Pace
 
 # What waits for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
-# An engine that needs less time than this (in seconds) for a chunk is not awaited chunk by chunk: getting up
-# for each costs its thread and the reader more than the chunk is worth, and the engine the CPU. The thread
-# naps instead, and then takes what has come meanwhile in one go …
-FAST_CHUNK_S: Final = 0.0005
-# … for a time that nobody sees (in seconds), and for a dozen chunks, as a reader that leaves at one of them
-# has to let the others be made.
-NAP_S_MAX: Final = 0.002
-NAP_CHUNKS_MAX: Final = 12
-# A chunk that is there within this time (in seconds) had come before it was asked for.
-READY_S: Final = 0.00005
+# A reader that is not woken for each chunk looks for itself after so many naps of the engine's thread, which
+# wakes it at each: only an engine that stops in between makes it wait for that.
+PATIENCE_NAPS: Final = 2
 
 
 class PieceSource(Protocol):
@@ -57,19 +50,17 @@ class HandOver:
     """
 
     __slots__ = (
-        "_asked_s",
         "_chunks",
-        "_debt",
         "_ended",
         "_error",
         "_left",
+        "_left_lock",
         "_loop",
-        "_nap_lock",
-        "_napped_s",
+        "_pace",
+        "_patient",
         "_piece_of",
         "_reading",
         "_room",
-        "_since_nap",
         "_waiter",
         "finished",
         "thread",
@@ -85,14 +76,12 @@ class HandOver:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._reading = False
-        # Closed until the reader leaves, so that waiting for it is a nap that ends then.
-        self._nap_lock = threading.Lock()
-        self._nap_lock.acquire()
-        # Of the engine's thread: when it last asked the engine, when it last napped, how many chunks came
-        # since, and how many have to come before it may again.
-        self._asked_s = self._napped_s = time.monotonic()
-        self._since_nap = 0
-        self._debt = 2.0  # never before the first one
+        # Whether who waits comes back by itself, soon.
+        self._patient = False
+        self._pace = Pace()
+        # Closed until the reader leaves, so that waiting for it is a rest that ends then.
+        self._left_lock = threading.Lock()
+        self._left_lock.acquire()
         # The engine's thread, and whether it is done with this generation.
         self.thread: threading.Thread | None = None
         self.finished = threading.Event()
@@ -105,35 +94,32 @@ class HandOver:
         return self._left
 
     def put(self, chunk: Any) -> bool:
-        """Hand over a chunk, waiting for room; False if nobody wants it, so the engine shall stop."""
-        self._since_nap += 1
-        # One that was there already may have others behind it.
-        if time.monotonic() - self._asked_s > READY_S and self._since_nap >= self._debt:
-            self._nap()
+        """Hand over a chunk, waiting for room; False if nobody wants more, so the engine shall stop.
+
+        It comes back as late as it can without keeping the engine, so that a reader that leaves is heard.
+        """
         if self._left:
             return False
+        rest_s = self._pace.comes()
         self._chunks.append(chunk)
         # The reader looks once more after it has set its waiter, so one of the two sees the other.
-        if self._waiter is not None:
+        if self._waiter is not None and (
+            not self._patient or rest_s or len(self._chunks) >= PIECES_MAX // 2
+        ):
             self._wake_reader()
         if len(self._chunks) >= PIECES_MAX:
-            self._room.clear()
-            while len(self._chunks) >= PIECES_MAX and not self._left:
-                self._room.wait()
-                self._room.clear()
-        self._asked_s = time.monotonic()
+            self._wait_for_room()
+            rest_s = 0.0
+        elif rest_s:
+            self._left_lock.acquire(timeout=rest_s)
+        self._pace.asks(rest_s)
         return not self._left
 
-    def _nap(self) -> None:
-        now_s = time.monotonic()
-        chunk_s = (now_s - self._napped_s) / self._since_nap
-        self._napped_s, self._since_nap, self._debt = now_s, 0, 0.0
-        if chunk_s < FAST_CHUNK_S:
-            nap_s = min(NAP_S_MAX, NAP_CHUNKS_MAX * chunk_s)
-            # Whatever is mistaken for waiting (such as other threads that hold the interpreter's lock), the
-            # engine is never kept: what comes during a nap is taken before the next one.
-            self._debt = nap_s / chunk_s
-            self._nap_lock.acquire(timeout=nap_s)
+    def _wait_for_room(self) -> None:
+        self._room.clear()
+        while len(self._chunks) >= PIECES_MAX and not self._left:
+            self._room.wait()
+            self._room.clear()
 
     def end(self, error: Exception | None = None) -> None:
         """No chunk follows. Any thread; the first one counts."""
@@ -171,7 +157,7 @@ class HandOver:
         self._left = True
         self._room.set()
         with contextlib.suppress(RuntimeError):  # it is open already
-            self._nap_lock.release()
+            self._left_lock.release()
 
     async def aclose(self) -> None:
         self.leave()
@@ -180,13 +166,20 @@ class HandOver:
         if self._reading:
             raise RuntimeError("this stream is already being read")
         self._reading = True
+        timer: asyncio.TimerHandle | None = None
         try:
+            waiter = self._loop.create_future()
+            nap_s = self._pace.nap_s
+            self._patient = nap_s > 0
+            if self._patient:
+                timer = self._loop.call_later(PATIENCE_NAPS * nap_s, _resolve, waiter)
+            self._waiter = waiter
+            # Once more, because the engine looks for a waiter only after it has put its chunk.
             if not self._chunks and not self._ended:
-                waiter = self._waiter = self._loop.create_future()
-                # Once more, because the engine looks for a waiter only after it has put its chunk.
-                if not self._chunks and not self._ended:
-                    await waiter
+                await waiter
         finally:
+            if timer is not None:
+                timer.cancel()
             self._reading = False
             self._waiter = None
 
