@@ -15,6 +15,7 @@ from typing import Final
 
 from ..log import Appended, FetchesAppends, Log, PendingAppend, Producer
 from ..record import Draft
+from .crowd import Crowd
 
 # Appends that one commit takes: bounds how long it holds the log, and so everyone's wait.
 TAKEN_MAX: Final = 512
@@ -37,11 +38,15 @@ class Intake:
         self._woken = False
         self._asked = False
         self._kick: Callable[[], None] | None = None
+        # Told of each append, in a process that does nothing but serve.
+        self.crowd: Crowd | None = None
 
     async def append(
         self, run_id: str, drafts: Sequence[Draft], *, producer: Producer | None, final: bool
     ) -> Appended:
         """`Log.append`. Cancelling only stops the waiting."""
+        if self.crowd is not None:
+            self.crowd.comes()
         if producer is None or self._fetching is None:
             return await self._log.append(run_id, drafts, producer=producer, final=final)
         if self._loop is None or self._kick is None:

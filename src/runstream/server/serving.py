@@ -20,6 +20,7 @@ from granian.server.embed import Server
 
 from ..errors import InvalidInput, LogUnavailable
 from .app import App
+from .crowd import Crowd
 
 PORT: Final = 4747
 HOST: Final = "127.0.0.1"
@@ -89,7 +90,9 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
     try:
         _check_free(listening)
         _allow_open_files()
-        (await app.start()).owns_scopes = True
+        site = await app.start()
+        site.owns_scopes = True
+        site.intake.crowd = Crowd()
         _calm_collector()
         server = _granian(app, listening)
         serving = asyncio.create_task(server.serve())

@@ -1,0 +1,124 @@
+"""A crowd of appends: the threads of a server wait their turn while it is there, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from runstream.server.crowd import CROWD_APPENDS, LOOK_S, Crowd
+from server_process import ServerProcess
+
+# Guards against hanging.
+PATIENCE_S = 30.0
+REQUESTS = 4 * CROWD_APPENDS
+
+
+@pytest.fixture
+def thread() -> Generator[int]:
+    """A thread of this process that only waits."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    assert thread.native_id is not None
+    yield thread.native_id
+    over.set()
+    thread.join()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_threads_wait_their_turn_while_there_is_a_crowd(thread: int) -> None:
+    crowd = Crowd()
+    for _ in range(CROWD_APPENDS):
+        crowd.comes()
+    await until(lambda: os.sched_getscheduler(thread) == os.SCHED_BATCH)
+    assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER
+    await until(lambda: os.sched_getscheduler(thread) == os.SCHED_OTHER)
+
+
+async def test_a_few_appends_change_nothing(thread: int) -> None:
+    crowd = Crowd()
+    for _ in range(CROWD_APPENDS - 1):
+        crowd.comes()
+    await asyncio.sleep(2 * LOOK_S)
+    assert os.sched_getscheduler(thread) == os.SCHED_OTHER
+
+
+async def test_a_thread_whose_policy_somebody_has_chosen_keeps_it(thread: int) -> None:
+    os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    crowd = Crowd()
+    for _ in range(CROWD_APPENDS):
+        crowd.comes()
+    await asyncio.sleep(2 * LOOK_S)
+    assert os.sched_getscheduler(thread) == os.SCHED_IDLE
+
+
+async def test_a_thread_that_ends_in_the_crowd_is_in_nobody_s_way(thread: int) -> None:
+    crowd = Crowd()
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    for _ in range(CROWD_APPENDS):
+        crowd.comes()
+    await until(lambda: os.sched_getscheduler(thread) == os.SCHED_BATCH)
+    over.set()
+    await asyncio.to_thread(other.join)
+    await until(lambda: os.sched_getscheduler(thread) == os.SCHED_OTHER)
+
+
+def policies(pid: int) -> dict[int, int]:
+    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {thread: os.sched_getscheduler(thread) for thread in threads}
+
+
+def requests(producer: str) -> bytes:
+    """Many small appends, one behind the other on one connection."""
+    sent: list[bytes] = []
+    for number in range(1, REQUESTS + 1):
+        event = {"kind": "tick", "data": number}
+        append = {"producer": {"id": producer, "epoch": 0, "number": number}, "events": [event]}
+        body = json.dumps(append).encode()
+        last = b"connection: close\r\n" if number == REQUESTS else b""
+        sent.append(
+            b"POST /v1/runs/r/events HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            b"%bcontent-length: %d\r\n\r\n%b" % (last, len(body), body)
+        )
+    return b"".join(sent)
+
+
+def test_a_server_that_gets_many_appends_lets_its_threads_finish(server: ServerProcess) -> None:
+    assert server.call("PUT", "/v1/runs/r", {"workflow": "w"}).status == 201
+    pid = server.pid
+    seen, sent = threading.Event(), 0
+
+    def send() -> None:
+        nonlocal sent
+        while not seen.is_set():
+            server.send_raw(requests(f"p{sent}"))
+            sent += 1
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while os.SCHED_BATCH not in policies(pid).values():
+            assert time.monotonic() < deadline
+        assert policies(pid)[pid] == os.SCHED_OTHER
+    finally:
+        seen.set()
+        sender.join()
+    while set(policies(pid).values()) != {os.SCHED_OTHER}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert server.call("GET", "/v1/runs/r").json["last_seq"] == sent * REQUESTS
