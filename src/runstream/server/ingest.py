@@ -78,6 +78,8 @@ _ALIKE: Final = bytes.maketrans(b"123456789+E\r[", b"0000000000e\n{")
 # What may come before a number in JSON, alike; and how far back its beginning is looked for.
 _BEFORE_NUMBERS: Final = frozenset((b":", b",", b"{", b" ", b"\t"))
 _NUMBER_BYTES: Final = 64
+# With an exponent of less than three digits only so long a number can be one that floats cannot hold.
+_LONG_NUMBER: Final = b"0" * 200
 
 
 async def append_events(
@@ -126,7 +128,9 @@ def _check_for(body: bytes, count: int) -> _Check | None:
     whole body at once, and most have none of them. Looking closer for nothing does no harm.
     """
     alike = body.translate(_ALIKE)
-    if b"\n" in alike or len(body) > RECORD_SIZE_BYTES_MAX or _may_hold_huge_number(alike):
+    if b"\n" in alike or len(body) > RECORD_SIZE_BYTES_MAX:
+        return _checked
+    if _LONG_NUMBER in alike or _may_hold_huge_number(alike):
         return _checked
     # Each event opens an object of its own, whatever its payload is.
     if alike.count(b"{") - count > NESTING_MAX:
