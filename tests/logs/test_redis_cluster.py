@@ -42,7 +42,8 @@ async def test_a_redis_cluster_keeps_the_promise(
 
 
 async def test_a_log_is_the_same_through_every_node(redis_cluster: list[RedisServer]) -> None:
-    runs = [new_name() for _ in range(12)]
+    # (Names that are always the same: which node each is on is decided by them.)
+    runs = [f"everywhere-{number}" for number in range(12)]
     logs = [await asyncio.to_thread(open_log, node.url) for node in redis_cluster]
     for number, run in enumerate(runs):
         await logs[number % 3].open(run, producer=None, workflow="w")
@@ -102,7 +103,8 @@ async def test_a_failover_is_survived_by_writers_and_readers(
 
 
 async def survive_failover(log: Log, master: RedisServer) -> None:
-    runs = [new_name() for _ in range(9)]
+    # (Names that are always the same: which node each is on is decided by them.)
+    runs = [f"run-{number}" for number in range(9)]
     for run in runs:
         await log.open(run, producer=None, workflow="w")
         await log.append(run, notes(run, [1]), producer=Producer("p", 0, 1))
