@@ -70,6 +70,14 @@ def test_no_more_works_of_a_step_run_than_it_has_workers_and_the_others_wait_the
     assert "a4" not in [work.event for work in state.works.values()]
 
 
+def test_the_step_that_ends_the_run_does_not_begin_what_waited_behind_it() -> None:
+    state = state_of(StepPlan("a", num_workers=1))
+    reduce(state, Begun(0.0, "a1"))
+    reduce(state, Sent(0.0, "a2"))
+    commands = reduce(state, Finished(1.0, 1, 1, {}, stop=("result",)))
+    assert shown(commands) == ["step.completed a#1", "ClearTimer grace", "run.completed"]
+
+
 def test_a_failed_attempt_is_marked_and_made_again_after_the_pause() -> None:
     state = state_of(StepPlan("a", retry=RETRY))
     reduce(state, Begun(0.0, "a"))

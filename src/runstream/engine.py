@@ -194,12 +194,11 @@ def _finished(state: RunState, tick: Finished, commands: list[Command]) -> None:
         return
     commands.append(Write("step.completed", work, work.attempt, tick.data))
     _clear_attempt_timer(work, commands)
-    running = state.phase == "running"
-    if running and tick.stop is not None:
-        _drop(state, work, tick.now, commands)
-        _end(state, tick.now, commands, End("run.completed", {}, tick.stop))
-        return
-    if running:
+    if state.phase == "running":
+        if tick.stop is not None:
+            _remove(state, work)
+            _end(state, tick.now, commands, End("run.completed", {}, tick.stop))
+            return
         for event in tick.events:
             _deliver(state, event, None, tick.now, commands)
     _drop(state, work, tick.now, commands)
@@ -235,11 +234,8 @@ def _fail(
     elapsed = round(now - work.begun, 6)
     data = {"error": error, "attempts": work.attempt, "elapsed_seconds": elapsed}
     commands.append(Write("step.failed", work, work.attempt, data))
-    was_running = state.phase == "running"
-    if was_running and work.routed:
-        # The end comes first, so that the queue behind the failed work isn't started.
-        del state.works[work.id]
-        work.state = "done"
+    if state.phase == "running" and work.routed:
+        _remove(state, work)
         end = _failure(work.step.name, error, work.attempt, elapsed)
         end.work = work.id
         _end(state, now, commands, end)
@@ -259,10 +255,15 @@ def _halted(state: RunState, tick: Halted, commands: list[Command]) -> None:
     _drop(state, work, tick.now, commands)
 
 
-def _drop(state: RunState, work: Work, now: float, commands: list[Command]) -> None:
-    """The work is done: the next one of its step takes its place."""
+def _remove(state: RunState, work: Work) -> None:
+    """The work is done; what waits behind it does not begin."""
     del state.works[work.id]
     work.state = "done"
+
+
+def _drop(state: RunState, work: Work, now: float, commands: list[Command]) -> None:
+    """The work is done: the next one of its step takes its place."""
+    _remove(state, work)
     if not work.routed:
         return
     name = work.step.name
@@ -373,8 +374,7 @@ def _end(state: RunState, now: float, commands: list[Command], end: End) -> None
         if work.state == "delayed":
             commands.append(ClearTimer(Timer("retry", work.id, work.attempt)))
             commands.append(Write("step.cancelled", work, work.attempt, {}))
-            del state.works[work.id]
-            work.state = "done"
+            _remove(state, work)
         else:
             work.state = "stopping"
     if state.body:
