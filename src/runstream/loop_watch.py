@@ -45,24 +45,30 @@ class LoopWatch:
             self._users.pop(loop, None)
 
     def _ask(self) -> None:
-        for loop in self._silent & self._users.keys() - self._told:
+        # (A loop may be closed also before it answers.)
+        for loop in [one for one in self._users if one.is_closed()]:
+            self._end(loop)
+        self._silent &= self._users.keys()
+        for loop in self._silent - self._told:
             self._warn(loop)
-            self._told.add(loop)
-        self._told &= self._silent
+        self._told = self._silent.copy()
         if not self._users:
             self._watching = False
-            self._silent.clear()
             return
         for loop in self._users.keys() - self._silent:
-            self._silent.add(loop)
             try:
                 loop.call_soon_threadsafe(self._answer, loop)
-            except RuntimeError:  # closed with runs in it, none of which can go on
-                self._silent.discard(loop)
-                for on_closed in self._users.pop(loop, set()):
-                    on_closed()
+            except RuntimeError:  # closed just now
+                self._end(loop)
+            else:
+                self._silent.add(loop)
         with contextlib.suppress(LogClosed):
             self._portal.call_later(self._blocked_s, self._ask)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop was closed with runs in it, none of which can go on."""
+        for on_closed in self._users.pop(loop):
+            on_closed()
 
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the watched loop: it isn't blocked."""
