@@ -279,3 +279,43 @@ async def test_cancelling_reaches_steps_in_threads_and_tasks() -> None:
     assert sorted(stopped) == ["task", "thread"]
     kinds = await kinds_of(handler)
     assert {"step.cancelled in_thread#1", "step.cancelled in_task#1"} <= set(kinds)
+
+
+async def test_a_child_that_is_called_while_its_parent_ends_is_not_run() -> None:
+    ran: list[str] = []
+
+    @pipeline
+    async def tidying() -> None:
+        ran.append("async")
+
+    @pipeline
+    def tidying_here() -> None:
+        ran.append("plain")
+
+    @pipeline(cancel_grace=30)
+    async def parent() -> None:
+        try:
+            publish({})
+            await asyncio.Event().wait()
+        finally:
+            with pytest.raises(RunCancelled):
+                await tidying()
+            with pytest.raises(RunCancelled):
+                await tidying_here.run()
+
+    handler = parent.run()
+    async with handler.subscribe(kinds="event") as records:
+        await anext(records)
+    await handler.cancel_run()
+    with pytest.raises(RunCancelled):
+        await handler
+    assert not ran
+    assert [kind for kind in await kinds_of(handler) if kind.startswith("run.")] == [
+        "run.started",
+        "run.cancel_requested",
+        "run.started",
+        "run.cancelled",
+        "run.started",
+        "run.cancelled",
+        "run.cancelled",
+    ]

@@ -112,6 +112,8 @@ class BodyJob:
     def begin(self, runner: Runner) -> None:
         self._runner = runner
         runner.conductor.feed(Begun(time.monotonic(), body=True))
+        if not runner.conductor.state.body:
+            return  # cancelled before it began, as the child of a run that is ending
         if self._is_async:
             # (The variables of `context` are those of this very task.)
             self._task = asyncio.get_running_loop().create_task(
