@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,8 +16,9 @@ from pydantic import BaseModel, Field
 
 from json_states import canonical, edit_inside, keys, states, thorough
 from runstream.errors import InvalidInput, InvalidPayload, PayloadTooLarge
-from runstream.known_state import STATE_SIZE_BYTES_MAX, KnownState
+from runstream.known_state import LEVELS, STATE_SIZE_BYTES_MAX, KnownState
 from runstream.patch import Json, apply
+from runstream.payload import NESTING_MAX, encode_payload
 
 
 def decoded(known: KnownState) -> Any:
@@ -176,6 +178,30 @@ def test_refused_growth_leaves_everything_as_it_was(growth: list[Any]) -> None:
         known.grow("a", growth)
     assert bytes(known.whole()) == b'{"a":["x"]}'
     check_size(known)
+
+
+class Anything(BaseModel):
+    a: Any
+
+
+@pytest.mark.parametrize("make", [dict, Anything])
+def test_a_state_is_no_deeper_than_the_records_of_it_may_be(make: Callable[..., object]) -> None:
+    def nested(depth: int) -> Json:
+        value: Json = []
+        for _ in range(depth - 1):
+            value = [value]
+        return value
+
+    deepest = NESTING_MAX - LEVELS
+    known = KnownState({})
+    encode_payload({"patch": known.change_to(make(a=nested(deepest)))})
+    encode_payload({"state": known.whole()})
+    with pytest.raises(InvalidPayload):
+        known.change_to(make(a=nested(deepest + 1)))
+    growing = KnownState({"a": []})
+    encode_payload({"patch": [growing.grow("a", [nested(deepest - 1)])]})
+    with pytest.raises(InvalidPayload):
+        growing.grow("a", [nested(deepest)])
 
 
 def test_the_limit_is_on_the_full_state_to_the_byte() -> None:

@@ -34,6 +34,7 @@ from runstream import (
 )
 from runstream.local_handler import LocalHandler
 from runstream.log import Producer
+from runstream.payload import RECORD_SIZE_BYTES_MAX
 from runstream.record import make_draft
 from workflow_runs import kinds_of, own_log, records_of, until
 
@@ -375,3 +376,14 @@ async def test_a_request_to_cancel_may_hold_anything(own_log: str, data: bytes) 
     with pytest.raises(RunCancelled):
         await asyncio.wait_for(handler, PATIENCE_S)
     assert (await last_event(handler)).reason is None
+
+
+async def test_a_reason_as_long_as_a_record_cancels_as_a_short_one_does(own_log: str) -> None:
+    handler = Endless().run()
+    await begun(handler)
+    empty = len(b'{"reason":""}')
+    await handler.cancel_run("x" * (RECORD_SIZE_BYTES_MAX - empty))
+    with pytest.raises(RunCancelled):
+        await asyncio.wait_for(handler, PATIENCE_S)
+    end = await last_event(handler)
+    assert end.reason.startswith("xxx")

@@ -27,8 +27,11 @@ from runstream import (
     Workflow,
     WorkflowLostEvent,
     connect,
+    process,
+    start_run,
     step,
 )
+from runstream.payload import NESTING_MAX, encode_payload
 from workflow_runs import own_log, records_of
 
 __all__ = ["own_log"]
@@ -173,6 +176,58 @@ async def test_cyclic_and_huge_results_are_results_too() -> None:
     data = (await records_of(handler))[-1].data
     assert data["too_large"] is True
     assert len(data["result_repr"]) == 500
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [NESTING_MAX - 1, NESTING_MAX, NESTING_MAX + 1])
+async def test_a_result_may_be_as_deep_as_a_record_less_one_and_a_deeper_one_is_shown(
+    depth: int,
+) -> None:
+    class Deep(Workflow):
+        @step
+        def inner(self) -> list[Any]:
+            return nested(depth)
+
+        @step
+        async def work(self, ev: StartEvent) -> StopEvent:
+            return StopEvent(result=self.inner())
+
+    handler = Deep().run(given=nested(depth - 1))
+    assert await asyncio.wait_for(handler, 20) == nested(depth)
+    for record in await records_of(handler):
+        encode_payload(bytes(record.raw))  # as a server looks at it
+    data = (await records_of(handler))[-1].data
+    assert data.get("not_json", False) is (depth >= NESTING_MAX)
+
+
+async def test_the_end_of_a_run_is_recorded_whatever_the_limit_on_its_own_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RUNSTREAM_RECORD_SIZE_BYTES", "1024")
+    process.close_publishers()
+
+    class Wordy(Workflow):
+        @step
+        async def work(self, ev: StartEvent) -> StopEvent:
+            raise ValueError("x" * 5000)
+
+    handler = Wordy().run(given="y" * 5000)
+    with pytest.raises(ValueError, match="xxx"):
+        await asyncio.wait_for(handler, 20)
+    assert (await records_of(handler))[-1].kind == "run.failed"
+
+    run = start_run("wordy")
+    with pytest.raises(ValueError, match="xxx"):
+        async with run:
+            raise ValueError("x" * 5000)
+    async with connect() as streams:
+        assert (await streams.info(run.run_id)).status == "failed"
 
 
 async def test_an_event_that_is_not_json_cannot_be_written_to_the_stream() -> None:

@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from .errors import InvalidInput, PayloadTooLarge
 from .patch import diff_encoded, escape_token
-from .payload import RECORD_SIZE_BYTES_MAX, encode_json
+from .payload import RECORD_SIZE_BYTES_MAX, check_inside, encode_json
 
 # Beside the state a task's record holds its ids and type, and at the end an exception's message.
 RESERVE_BYTES: Final = 64 * 1024
 STATE_SIZE_BYTES_MAX: Final = RECORD_SIZE_BYTES_MAX - RESERVE_BYTES
+# A field's value lies in an operation in the patch in the record.
+LEVELS: Final = 3
 
 # One operation of a patch, its value encoded or plain; and what a list or text can grow by.
 Change: TypeAlias = dict[str, object]
@@ -66,13 +68,13 @@ class KnownState:
             if known is not None and growth is not None:
                 fields[key] = field = known
                 if growth:
-                    raw = encode_json(growth, size_bytes_max=sys.maxsize)
+                    raw = _encode(growth)
                     inside = known.inside(raw)
                     grown.append((known, growth, inside))
                     operations.append(known.append(raw))
                     size_bytes += len(inside)
             else:
-                raw = encode_json(value, size_bytes_max=sys.maxsize) if plain else bytes(value)
+                raw = _encode(value) if plain else check_inside(bytes(value), levels=LEVELS)
                 if known is None:
                     field = _Field(key, raw, value)
                     operations.append({"op": "add", "path": field.path, "value": msgspec.Raw(raw)})
@@ -104,7 +106,7 @@ class KnownState:
         field = self._fields.get(key)
         if field is None or not field.can_grow(growth):
             return None
-        raw = encode_json(growth, size_bytes_max=sys.maxsize)
+        raw = _encode(growth)
         inside = field.inside(raw)
         self._check_size(self.size_bytes + len(inside))
         field.grow(growth, inside)
@@ -184,6 +186,11 @@ class _Field:
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:
     return type(value) is list
+
+
+def _encode(value: object) -> bytes:
+    """A field's value, or what it grows by."""
+    return check_inside(encode_json(value, size_bytes_max=sys.maxsize), levels=LEVELS)
 
 
 def _encoded_members(state: object) -> dict[str, msgspec.Raw]:

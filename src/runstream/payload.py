@@ -24,8 +24,9 @@ RECORD_SIZE_BYTES_MAX: Final = 1024 * 1024
 # Readers differ in how deep they go (serde stops at 128, pydantic at 200, Python where its stack ends);
 # what is stored must be readable by all of them.
 NESTING_MAX: Final = 100
-# A message that holds a whole document must not make the record of the failure fail.
-EXCEPTION_LENGTH_MAX: Final = 10_000
+# An exception's message, or the reason of a cancel: one that holds a whole document must not make the record
+# of the failure fail.
+TEXT_LENGTH_MAX: Final = 10_000
 
 # Takes the payload and the limit on its size.
 PayloadEncoder = Callable[[Any, int], bytes]
@@ -170,11 +171,22 @@ def _checked(value: object, raw: bytes, size_bytes_max: int) -> bytes:
         _refuse_non_finite(value)  # which is the clearer thing to say
         raise _not_json(error) from error
     if len(raw) > 2 * NESTING_MAX and raw.count(b"[") + raw.count(b"{") > NESTING_MAX:
-        _refuse_too_deep(decoded)
+        _refuse_too_deep(decoded, NESTING_MAX)
     if raw.find(b"null") >= 0:
         _refuse_non_finite(value)
     if raw.find(b"\n") >= 0 or raw.find(b"\r") >= 0:
         raw = msgspec.json.format(raw, indent=-1)
+    return raw
+
+
+def check_inside(raw: bytes, *, levels: int) -> bytes:
+    """`raw`, what `encode_json` gave, if it is not too deep `levels` deeper inside a record, either.
+
+    Raises InvalidPayload.
+    """
+    nesting_max = NESTING_MAX - levels
+    if len(raw) > 2 * nesting_max and raw.count(b"[") + raw.count(b"{") > nesting_max:
+        _refuse_too_deep(_decode(raw), nesting_max)
     return raw
 
 
@@ -190,7 +202,8 @@ def result_fields(
     if result is None:
         return {"result": None}
     try:
-        return {"result": msgspec.Raw(encode_json(result, size_bytes_max=size_bytes_max))}
+        raw = check_inside(encode_json(result, size_bytes_max=size_bytes_max), levels=1)
+        return {"result": msgspec.Raw(raw)}
     except PayloadTooLarge:
         reason = "too_large"
     except InvalidPayload:
@@ -210,8 +223,13 @@ def exception_payload(error: BaseException) -> dict[str, str]:
     except Exception as unprintable:  # noqa: BLE001 - whatever a user's class does
         # The failure that is to be told must not be replaced by a failure to tell it.
         text = f"(its message cannot be shown: {type(unprintable).__name__})"
-    message = text[:EXCEPTION_LENGTH_MAX].encode("utf-8", "backslashreplace").decode()
-    return {"type": type(error).__name__, "message": message[:EXCEPTION_LENGTH_MAX]}
+    return {"type": type(error).__name__, "message": cut_text(text)}
+
+
+def cut_text(text: str) -> str:
+    """Text of somebody else's, made fit for a record: not too long, and valid Unicode."""
+    valid = text[:TEXT_LENGTH_MAX].encode("utf-8", "backslashreplace").decode()
+    return valid[:TEXT_LENGTH_MAX]
 
 
 @lru_cache(maxsize=1024)
@@ -237,16 +255,16 @@ def _not_json(error: Exception) -> InvalidPayload:
     return InvalidPayload(f"the payload is not JSON: {reason}")
 
 
-def _refuse_too_deep(decoded: Any) -> None:
+def _refuse_too_deep(decoded: Any, nesting_max: int) -> None:
     """Look at the value level by level; the leaves are left behind at once."""
     level: list[Any] = [decoded]
-    for _ in range(NESTING_MAX):
+    for _ in range(nesting_max):
         inner = [value for outer in level for value in _values(outer)]
         level = [value for value in inner if value.__class__ is dict or value.__class__ is list]
         if not level:
             return
     raise InvalidPayload(
-        f"the payload is nested more than {NESTING_MAX} levels deep, which not every reader can follow"
+        f"the payload is nested more than {nesting_max} levels deep, which not every reader can follow"
     )
 
 

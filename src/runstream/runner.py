@@ -36,7 +36,7 @@ from .errors import (
 from .events import Event, event_class
 from .filter import make_filter
 from .log import STATUS_BY_KIND, Log, Status
-from .payload import encode_payload
+from .payload import cut_text
 from .publisher import Publisher
 from .record import Draft, Record, now_us
 from .run import Run
@@ -230,7 +230,8 @@ class Runner:
 
     def cancel(self, reason: str | None = None) -> None:
         """End the run as cancelled. Any thread; a run that is ending already isn't changed."""
-        self.conductor.feed(CancelAsked(time.monotonic(), reason))
+        told = None if reason is None else cut_text(reason)
+        self.conductor.feed(CancelAsked(time.monotonic(), told))
 
     def _begin(self) -> None:
         self.context = copy_context()
@@ -308,7 +309,8 @@ class Runner:
         if end.result is not None:
             room = outlet.size_bytes_max - END_SIZE_BYTES
             self._value, data = self.job.result_of(end.result[0], room)
-        raw = msgspec.Raw(encode_payload(data, size_bytes_max=outlet.size_bytes_max))
+        # (Every part of it is JSON, and within its own limit: the end must not be refused.)
+        raw = msgspec.Raw(msgspec.json.encode(data))
         outlet.put_always(Draft(now_us(), self.run_id, end.kind, raw))
 
     def ended(self, end: End) -> None:
