@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runstream.server.crowd import CROWD_APPENDS, LOOK_S, Crowd
-from server_process import ServerProcess
+from server_process import ServerProcess, running_server
 
 # Guards against hanging.
 PATIENCE_S = 30.0
@@ -77,9 +78,40 @@ async def test_a_thread_that_ends_in_the_crowd_is_in_nobody_s_way(thread: int) -
     await until(lambda: os.sched_getscheduler(thread) == os.SCHED_OTHER)
 
 
+async def test_a_thread_that_another_starts_in_the_crowd_does_not_wait_its_turn_for_ever() -> None:
+    crowd = Crowd()
+    started: list[int] = []
+    begin, over = threading.Event(), threading.Event()
+
+    def start_another() -> None:
+        begin.wait()
+        other = threading.Thread(target=over.wait)
+        other.start()
+        assert other.native_id is not None
+        started.append(other.native_id)
+        other.join()
+
+    thread = threading.Thread(target=start_another)
+    thread.start()
+    try:
+        for _ in range(CROWD_APPENDS):
+            crowd.comes()
+        await until(lambda: os.sched_getscheduler(thread.native_id or 0) == os.SCHED_BATCH)
+        begin.set()
+        await until(lambda: bool(started))
+        await until(lambda: os.sched_getscheduler(started[0]) == os.SCHED_OTHER)
+    finally:
+        begin.set()
+        over.set()
+        await asyncio.to_thread(thread.join)
+
+
 def policies(pid: int) -> dict[int, int]:
-    threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
-    return {thread: os.sched_getscheduler(thread) for thread in threads}
+    found: dict[int, int] = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            found[int(task.name)] = os.sched_getscheduler(int(task.name))
+    return found
 
 
 def requests(producer: str) -> bytes:
@@ -122,3 +154,32 @@ def test_a_server_that_gets_many_appends_lets_its_threads_finish(server: ServerP
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert server.call("GET", "/v1/runs/r").json["last_seq"] == sent * REQUESTS
+
+
+FLOW = """
+from runstream import pipeline
+
+
+@pipeline
+async def nothing() -> None:
+    pass
+"""
+
+
+def test_a_server_that_runs_workflows_leaves_their_threads_alone(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    """What a step's thread starts, another program too, would wait its turn for as long as it lives."""
+    (tmp_path / "flow.py").write_text(FLOW)
+    with running_server(tmp_path, sqlite_url, f"{tmp_path}/flow.py") as server:
+        assert server.call("PUT", "/v1/runs/r", {"workflow": "w"}).status == 201
+
+        def send() -> None:
+            for number in range(10):
+                server.send_raw(requests(f"p{number}"))
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while sender.is_alive():
+            assert os.SCHED_BATCH not in policies(server.pid).values()
+            sender.join(LOOK_S / 10)

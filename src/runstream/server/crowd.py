@@ -23,15 +23,16 @@ CROWD_APPENDS: Final = 100
 
 
 class Crowd:
-    """Of the one event loop of a process that does nothing but serve. Its own thread, which subscribers
-    wait for, may always interrupt.
+    """Of the one event loop of a process that does nothing but serve: what the threads start, programs
+    too, begins with their policy. The loop's own thread, which subscribers wait for, may always interrupt.
     """
 
     def __init__(self) -> None:
         self._came = 0
         self._looks = False
-        # The threads that wait their turn now.
-        self._patient: list[int] = []
+        self._is_here = False
+        # Threads that somebody has chosen a policy for.
+        self._chosen: set[int] = set()
 
     def comes(self) -> None:
         """An append has come."""
@@ -42,30 +43,31 @@ class Crowd:
 
     def _look(self) -> None:
         came, self._came = self._came, 0
-        if came >= CROWD_APPENDS and not self._patient:
-            self._patient = _change(_threads(), os.SCHED_OTHER, os.SCHED_BATCH)
-        elif came < CROWD_APPENDS // 2 and self._patient:
-            # (The number of one that has ended may be another process's by now.)
-            still = set(self._patient) & set(_threads())
-            _change(sorted(still), os.SCHED_BATCH, os.SCHED_OTHER)
-            self._patient = []
-        self._looks = came > 0 or bool(self._patient)
+        if came >= CROWD_APPENDS and not self._is_here:
+            self._is_here = True
+            threads = _threads()
+            self._chosen = threads - _change(threads, os.SCHED_OTHER, os.SCHED_BATCH)
+        elif came < CROWD_APPENDS // 2 and self._is_here:
+            self._is_here = False
+            # Those too that others have started meanwhile.
+            _change(_threads() - self._chosen, os.SCHED_BATCH, os.SCHED_OTHER)
+        self._looks = came > 0 or self._is_here
         if self._looks:
             asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
 
-def _threads() -> list[int]:
+def _threads() -> set[int]:
     """All threads of this process, but for the calling one."""
     own = threading.get_native_id()
-    return [int(task.name) for task in Path("/proc/self/task").iterdir() if int(task.name) != own]
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()} - {own}
 
 
-def _change(threads: list[int], before: int, after: int) -> list[int]:
+def _change(threads: set[int], before: int, after: int) -> set[int]:
     """Give those that have one policy another; which that were. Where a system forbids it, none."""
-    changed: list[int] = []
+    changed: set[int] = set()
     for thread in threads:
         with contextlib.suppress(OSError):  # it has ended, or we may not
             if os.sched_getscheduler(thread) == before:
                 os.sched_setscheduler(thread, after, os.sched_param(0))
-                changed.append(thread)
+                changed.add(thread)
     return changed

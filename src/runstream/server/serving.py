@@ -92,7 +92,8 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         _allow_open_files()
         site = await app.start()
         site.owns_scopes = True
-        site.intake.crowd = Crowd()
+        if site.workflows.is_empty:  # else there are threads that are not the server's own
+            site.intake.crowd = Crowd()
         _calm_collector()
         server = _granian(app, listening)
         serving = asyncio.create_task(server.serve())

@@ -42,6 +42,11 @@ class Workflows:
         if self._targets and url is None:
             raise InvalidInput("a server that starts workflows needs its log as a URL")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be started."""
+        return not self._targets
+
     def bodies(self) -> list[WorkflowBody]:
         return [
             WorkflowBody(
