@@ -22,11 +22,11 @@ from .top import top
 
 EXAMPLES = """\b
 Begin here:
-  runstream demo            a run, live in this terminal, and how to follow it again
+  runstream demo            a sample run, live in this terminal
   runstream tail latest     the newest run, live, from any other terminal
   runstream ls              the runs that are stored
 
-Each command explains itself: runstream tail --help
+More about each command: runstream tail --help
 """
 
 

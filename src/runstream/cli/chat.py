@@ -53,29 +53,36 @@ _CONTEXT_LENGTH: Final = 4096
 _LEAVE: Final = "Ctrl-D leaves, and so does Ctrl-C once more."
 
 
-@click.command(epilog=EXAMPLES, short_help="Talk to a local model, live in this terminal.")
+@click.command(epilog=EXAMPLES, short_help="Chat with a model in this terminal.")
 @click.option(
     "--model",
     metavar="MODEL",
-    help="A GGUF file, a folder with safetensors, an id of the Hugging Face hub, a server's name for a "
+    help="A GGUF file, a folder with safetensors, a model id on the Hugging Face hub, a server's name for a "
     'model, or "tiny", which is made on the spot.',
 )
 @click.option(
     "--engine",
     type=click.Choice(["llama-cpp", "mistralrs", "openai"]),
-    help="What runs it. Default: openai with --base-url, llama-cpp for a GGUF file, else mistralrs.",
+    help="The engine. Default: openai with --base-url, llama-cpp for a GGUF file, else mistralrs.",
 )
-@click.option("--base-url", metavar="URL", help="A server that speaks OpenAI's API.")
-@click.option("--system", metavar="TEXT", help="What the model is to be.")
-@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="The longest answer.")
-@click.option("--temperature", type=click.FloatRange(0, 10), metavar="T", help="0 never varies.")
+@click.option("--base-url", metavar="URL", help="A server with an OpenAI-compatible API.")
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), metavar="N", help="The longest answer, in tokens."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 10),
+    metavar="T",
+    help="The sampling temperature; with 0 answers never vary.",
+)
 @click.option(
     "--context",
     type=click.IntRange(1),
     default=_CONTEXT_LENGTH,
     show_default=True,
     metavar="N",
-    help="Tokens of the whole chat that llama.cpp keeps.",
+    help="Context size of llama.cpp, in tokens, for the whole chat.",
 )
 @url_option
 @debug_option
@@ -89,10 +96,10 @@ def chat(
     context: int,
     url: str | None,
 ) -> None:
-    """Talk to a model. Ctrl-C stops an answer, not the chat; Ctrl-D leaves.
+    """Chat with a model. Ctrl-C stops an answer, Ctrl-D leaves the chat.
 
-    The chat is a run of the workflow "chat": other terminals can follow it, and it is stored, unless
-    --url memory: is given. Without a terminal each line of the standard input is a question.
+    The chat is a run of the workflow "chat": other terminals can follow it, and it is stored, unless you
+    give --url memory:. Without a terminal, each line of standard input is a question.
     """
     with _opened(model, engine, base_url, context) as (provider, name):
         options = {"max_tokens": max_tokens, "temperature": temperature}

@@ -45,7 +45,7 @@ be used, 130 Ctrl-C.
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Check that a log keeps every promise.")
+@click.command(epilog=EXAMPLES, short_help="Check that a log keeps every guarantee.")
 @click.argument("url", metavar="URL")
 @click.option(
     "--only",
@@ -54,13 +54,15 @@ be used, 130 Ctrl-C.
     metavar="NAME",
     help="Only this check, or the checks of this area. Repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
 @debug_option
 @click.pass_context
 def check(context: click.Context, url: str, names: tuple[str, ...], as_json: bool) -> None:
-    """Check that a log keeps every promise: order, durability, resuming, and the rest.
+    """Check that a log keeps every guarantee: order, durability, resuming and the rest.
 
-    URL is the log, such as sqlite:check.db. The checks write small runs into it, all of workflows called
+    URL is the log, such as sqlite:check.db. The checks write small runs to it, of workflows called
     `conformance` or `check-…`, and leave its other runs alone.
     """
     known = {check.name for check in CHECKS} | {check.area for check in CHECKS}

@@ -43,24 +43,26 @@ from .terminal import (
 EXAMPLES: Final = """\b
 Examples:
   runstream demo                        in a terminal: live, then again if you like
-  runstream demo --once | cat           ends by itself, as plain lines
-  runstream demo --url sqlite:demo.db   keeps the run in a file of its own
+  runstream demo --once | cat           ends by itself, prints plain lines
+  runstream demo --url sqlite:demo.db   stores the run in a file of its own
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="See a run live, and how to follow it again.")
-@click.option("--once", is_flag=True, help="Run once and end, without asking for more.")
+@click.command(
+    epilog=EXAMPLES, short_help="Watch a sample run live, and learn how to follow it again."
+)
+@click.option("--once", is_flag=True, help="Run once and exit, without offering to run again.")
 @click.option(
     "--speed",
     type=click.FloatRange(0.1, 1000),
     default=1.0,
     metavar="X",
-    help="X times as fast. Default: 1, which takes about six seconds.",
+    help="How many times as fast. Default: 1, which takes about six seconds.",
 )
 @click.option(
     "--server/--no-server",
     default=None,
-    help="Through a server, with a page for browsers, or straight into the log. Default: through a "
+    help="Publish through a server, which browsers can open, or straight to the log. Default: through a "
     "server, if the extras `server` and `http` are installed.",
 )
 @url_option
@@ -69,10 +71,10 @@ Examples:
 def demo(
     context: click.Context, once: bool, speed: float, server: bool | None, url: str | None
 ) -> None:
-    """See a workflow run live: steps, tokens, progress and tasks, published, stored and followed.
+    """Watch a workflow live: its steps, tokens, progress and tasks are published, stored and followed.
 
-    Two stories are written at the same time. This terminal follows the run as any other would, over
-    HTTP; a browser can, too. At the end it says what was stored, and how to follow it again.
+    Two stories are written at the same time. This terminal follows the run over HTTP, as any other terminal
+    or a browser can. At the end, the demo says what was stored and how to follow it again.
     """
     url = url or read_settings().url
     console = make_console()

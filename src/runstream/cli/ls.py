@@ -44,14 +44,16 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
-@click.option("--status", type=click.Choice(get_args(Status)), help="Only runs in this status.")
+@click.option("--status", type=click.Choice(get_args(Status)), help="Only runs with this status.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
     metavar="N",
-    help=f"At most N runs. Default: {LIMIT_ON_SCREEN}, and all of them with --json.",
+    help=f"At most N runs. Default: {LIMIT_ON_SCREEN}, or all with --json.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
 @url_option
 @debug_option
 def ls(

@@ -22,8 +22,8 @@ _DEBUG: Final = "runstream.debug"
 url_option = click.option(
     "--url",
     metavar="URL",
-    help="The log, such as sqlite:events.db. Default: RUNSTREAM_URL, else the log in your user data "
-    "folder, where runs without a configuration are stored too.",
+    help="The log, such as sqlite:events.db. Default: RUNSTREAM_URL, or else the SQLite file in your "
+    "user data folder, which programs also use by default.",
 )
 
 # For what only a server can answer.

@@ -20,15 +20,15 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Remove runs that have ended, for good.")
+@click.command(epilog=EXAMPLES, short_help="Permanently remove runs that have ended.")
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN...")
 @url_option
 @debug_option
 def rm(run_ids: tuple[str, ...], url: str | None) -> None:
-    """Remove runs that have ended, with their children and all of their records, for good.
+    """Permanently remove runs that have ended, with their children and all of their records.
 
-    A run that goes on is refused, and so is a child by itself; the others are removed all the same. Runs
-    also go by themselves, after 30 days unless their log's URL says otherwise.
+    A run that has not ended is refused, and so is a child without its root; the other runs are still removed.
+    Runs are also removed automatically, 30 days after their end unless the log's URL says otherwise.
     """
     asyncio.run(_remove(url or read_settings().url, run_ids))
 

@@ -54,7 +54,7 @@ be used; 130 Ctrl-C.
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Run a workflow, and see it live.")
+@click.command(epilog=EXAMPLES, short_help="Run a workflow, and watch it live.")
 @click.argument("target", metavar="FILE_OR_MODULE[:NAME]")
 @click.option(
     "--input",
@@ -71,7 +71,9 @@ be used; 130 Ctrl-C.
     metavar="S",
     help="End the run as timed out after S seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
 @url_option
 @debug_option
 @click.pass_context
@@ -86,9 +88,9 @@ def run(
 ) -> None:
     """Run a workflow: a Workflow class or instance, or a @pipeline function.
 
-    NAME may be left out where the file or module has only one. The terminal follows the run through its log,
-    as any other could; questions (InputRequiredEvent) are answered at the prompt, or by lines of the standard
-    input. Ctrl-C cancels the run, Ctrl-C again leaves at once.
+    You may omit NAME if the file or module has only one. The terminal follows the run through its log, as any
+    other terminal could. Answer questions (InputRequiredEvent) at the prompt, or with lines of standard
+    input. Ctrl-C cancels the run; a second Ctrl-C quits at once.
     """
     fields = _read_input(given)
     out = sys.stdout

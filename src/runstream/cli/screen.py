@@ -182,7 +182,7 @@ def _work(step: StepSeen, now_s: float) -> Text:
         said.append((f"{len(step.running)} running", "cyan"))
     if step.done:
         times = f"{step.done}×" if step.done > 1 else ""
-        last = "" if step.took_s is None else f"{', last ' if times else ''}{took(step.took_s)}"
+        last = "" if step.took_s is None else f"{', last ' if times else 'in '}{took(step.took_s)}"
         said.append((f"done {times}{last}".strip(), "dim"))
     for why, until_s in list(step.retrying.values())[:1]:
         others = f" ({len(step.retrying)} wait)" if len(step.retrying) > 1 else ""

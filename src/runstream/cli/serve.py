@@ -18,8 +18,8 @@ EXAMPLES: Final = """\b
 Examples:
   runstream serve                                  your default log, at 127.0.0.1:4747
   runstream serve --url sqlite:events.db --port 8080
-  runstream serve examples/haiku.py                and start its workflow for whoever asks
-  runstream serve --host 0.0.0.0 --keys keys.json --tls-cert cert.pem --tls-key key.pem
+  runstream serve examples/haiku.py                callers can start its workflow
+  runstream serve --host 0.0.0.0 --keys keys --tls-cert cert.pem --tls-key key.pem
 
 \b
 Exit codes: 0 stopped by SIGTERM or Ctrl-C; 2 usage; 4 the log cannot be used, or the
@@ -36,7 +36,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     default="127.0.0.1",
     show_default=True,
     metavar="HOST",
-    help="Where to listen; beyond this machine only with --keys or JWTs.",
+    help="The address to listen on. Beyond this machine, --keys or JWTs are required.",
 )
 @click.option(
     "--port",
@@ -44,19 +44,24 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     default=4747,
     show_default=True,
     metavar="PORT",
-    help="Where to listen.",
+    help="The port to listen on.",
 )
 @click.option("--tls-cert", type=_FILE, metavar="FILE", help="Serve HTTPS with this certificate …")
 @click.option("--tls-key", type=_FILE, metavar="FILE", help="… and its key (both PEM).")
-@click.option("--keys", type=_FILE, metavar="FILE", help="Ask callers for one of these keys.")
 @click.option(
-    "--jwt-secret", type=_FILE, metavar="FILE", help="Take JWTs signed with this secret (HS256)."
+    "--keys",
+    type=_FILE,
+    metavar="FILE",
+    help="Require callers to show one of the keys in this file.",
+)
+@click.option(
+    "--jwt-secret", type=_FILE, metavar="FILE", help="Accept JWTs signed with this secret (HS256)."
 )
 @click.option(
     "--jwks",
     type=_FILE,
     metavar="FILE",
-    help="Take JWTs signed by one of these keys (RS256, ES256).",
+    help="Accept JWTs signed by one of these keys (RS256, ES256).",
 )
 @click.option("--jwt-issuer", metavar="TEXT", help="The `iss` that JWTs must have.")
 @click.option("--jwt-audience", metavar="TEXT", help="The `aud` that JWTs must have.")
@@ -64,14 +69,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--run-token-secret",
     type=_FILE,
     metavar="FILE",
-    help="What run tokens are signed with. Default: beside the keys, else a new one each start.",
+    help="The secret that signs run tokens. Default: a file beside the keys, or else a new secret at each "
+    "start.",
 )
 @click.option(
     "--cors-origin",
     "cors_origins",
     multiple=True,
     metavar="ORIGIN",
-    help="Pages of this origin may call the server; may be given several times.",
+    help="Let pages of this origin call the server. Repeatable.",
 )
 @click.option(
     "--keep-records",
@@ -89,7 +95,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--keep-for",
     callback=in_seconds,
     metavar="TIME",
-    help="Keep each record for 12h, 7d … (Ended runs go as a whole: ?retention=30d in the log's URL.)",
+    help="Keep each record for 12h, 7d … (To remove ended runs as a whole: ?retention=30d in the log's URL.)",
 )
 @click.option("--no-streaming", is_flag=True, help="Switch streaming off: event routes answer 501.")
 @click.option(
@@ -97,9 +103,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.Choice(("debug", "info", "warning", "error")),
     default="warning",
     show_default=True,
-    help="What is told on stderr; from info on, each request.",
+    help="What to log on stderr; info and debug include each request.",
 )
-@click.option("--log-json", is_flag=True, help="Tell it as JSON, one object a line.")
+@click.option("--log-json", is_flag=True, help="Log as JSON, one object per line.")
 @url_option
 @debug_option
 def serve(
@@ -110,12 +116,12 @@ def serve(
     cors_origins: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Serve a log over HTTP: publish into it and follow it from anywhere, browsers included.
+    """Serve a log over HTTP, so that anyone can publish and follow, from browsers too.
 
-    Workflows and pipelines that are named can be started over HTTP; they run in this process.
+    The workflows and pipelines that you name can be started over HTTP; they run in this process.
 
-    Stops on SIGTERM or Ctrl-C: subscribers are told, what is being stored is stored, and it is gone in
-    seconds.
+    SIGTERM or Ctrl-C stops it within seconds: it tells subscribers, and finishes storing what it has
+    received.
     """
     try:
         # Not at the top: what they import is an extra, and would slow down every other command.

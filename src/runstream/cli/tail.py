@@ -47,15 +47,27 @@ be used; 130 Ctrl-C.
 @click.command(epilog=EXAMPLES, short_help="Show the records of a run, stored and live.")
 @click.argument("run", metavar="RUN")
 @click.option("--from", "from_seq", type=click.IntRange(0), metavar="N", help="Begin at record N.")
-@click.option("--after", metavar="CURSOR", help="Begin behind this cursor (record.cursor).")
-@click.option("--last", type=click.IntRange(0), metavar="N", help="Begin N records before the end.")
+@click.option("--after", metavar="CURSOR", help="Begin after this cursor (record.cursor).")
+@click.option(
+    "--last",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Begin with the last N records that pass the filters.",
+)
 @click.option("--kind", "kinds", multiple=True, help="Only records of this kind. Repeatable.")
 @click.option("--topic", "topics", multiple=True, help="Only records of this topic. Repeatable.")
 @click.option("--step", "steps", multiple=True, help="Only records of this step. Repeatable.")
-@click.option("--correlation-id", "ids", multiple=True, help="Only records of this id. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
-@click.option("--no-follow", is_flag=True, help="End with what is stored now.")
-@click.option("--wait", is_flag=True, help="Wait for the run if it is not there yet.")
+@click.option(
+    "--correlation-id",
+    "ids",
+    multiple=True,
+    help="Only records with this correlation id. Repeatable.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
+@click.option("--no-follow", is_flag=True, help="Stop after what is stored now.")
+@click.option("--wait", is_flag=True, help="Wait for the run if it does not exist yet.")
 @url_option
 @debug_option
 @click.pass_context
@@ -74,7 +86,7 @@ def tail(
     wait: bool,
     url: str | None,
 ) -> None:
-    """Show the records of a run: what is stored, then live, until the run ends.
+    """Show the records of a run: first those that are stored, then new ones live, until the run ends.
 
     RUN is the id of a run (`runstream ls` shows them), or `latest` for the newest one.
     """

@@ -35,8 +35,12 @@ Examples:
   runstream token mint RUN --ttl 10m --url http://HOST:4747      for a web page
 
 \b
-Scopes: runs:read follow and list; runs:write publish, signal, cancel; runs:start start
-workflows; metrics read /metrics; admin all of these.
+Scopes:
+  runs:read    follow and list runs
+  runs:write   publish, signal, cancel
+  runs:start   start workflows
+  metrics      read /metrics
+  admin        all of these
 """
 
 _SCOPES: Final = ("runs:read", "runs:write", "runs:start", "metrics", "admin")
@@ -48,18 +52,18 @@ _keys_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
     metavar="FILE",
-    help="The server's file of keys: the one of its --keys.",
+    help="The keys file that the server was started with (its --keys).",
 )
 
 
 @click.group(
-    cls=Commands, epilog=EXAMPLES, short_help="Keys and tokens for those who use a server."
+    cls=Commands, epilog=EXAMPLES, short_help="Create keys and tokens for the users of a server."
 )
 def token() -> None:
-    """Keys for those who use a server, and short-lived tokens for web pages.
+    """Create keys for the users of a server, and short-lived tokens for web pages.
 
-    A key is shown once, when it is created: the file holds only a hash of it. A running server takes
-    changes of the file over within a second.
+    A key is shown only once, when it is created: the file holds only its hash. A running server notices
+    changes to the file within a second.
     """
 
 
@@ -70,18 +74,21 @@ def token() -> None:
     "scopes",
     multiple=True,
     type=click.Choice(_SCOPES),
-    help="What the key allows; may be given several times.",
+    help="What the key allows. Repeatable.",
 )
 @click.option(
     "--run",
     "runs",
     multiple=True,
     metavar="PATTERN",
-    help="Only this run, or all whose id begins so: 'team-a-*'. May be given several times.",
+    help="Only this run, or all runs whose id begins like this: 'team-a-*'. Repeatable.",
 )
-@click.option("--name", default="", metavar="TEXT", help="Whose key it is, for the list.")
+@click.option("--name", default="", metavar="TEXT", help="A name for the key, shown in the list.")
 @click.option(
-    "--expires", callback=in_seconds, metavar="TIME", help="For 12h, 90d …; else for good."
+    "--expires",
+    callback=in_seconds,
+    metavar="TIME",
+    help="When the key expires: in 12h, 90d … Default: never.",
 )
 @debug_option
 def create_key(
@@ -91,7 +98,7 @@ def create_key(
     name: str,
     expires: float | None,
 ) -> None:
-    """Create a key; print it on standard output, alone, so that it can go into a secret store."""
+    """Create a key and print it. Only the key goes to standard output, ready for a secret store."""
     key, entry = _keys().create_key(
         keys_file,
         scopes,
@@ -109,10 +116,12 @@ def create_key(
 
 @token.command("list")
 @_keys_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs."
+)
 @debug_option
 def list_keys(keys_file: Path, as_json: bool) -> None:
-    """List the keys: whose they are and what they allow. Never the keys themselves."""
+    """List the keys by name and what they allow. The keys themselves are never shown."""
     keys = _keys().read_keys(keys_file)
     if as_json:
         for key in keys:
@@ -142,23 +151,26 @@ def list_keys(keys_file: Path, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @debug_option
 def revoke(keys_file: Path, key_id: str) -> None:
-    """Take a key back, by its id in the list. Run tokens that came from it end with it."""
+    """Revoke a key, by its id in the list. Run tokens that it created end with it."""
     _keys().revoke_key(keys_file, key_id)
-    click.echo(f"Key {key_id} is withdrawn; running servers know within a second.", err=True)
+    click.echo(f"Key {key_id} is revoked; running servers notice within a second.", err=True)
 
 
 @token.command()
 @click.argument("run_id", metavar="RUN")
 @click.option(
-    "--ttl", callback=in_seconds, metavar="TIME", help="How long it lives: 90s, 10m … Default: 15m."
+    "--ttl",
+    callback=in_seconds,
+    metavar="TIME",
+    help="How long the token is valid: 90s, 10m … Default: 15m.",
 )
 @server_option
 @debug_option
 def mint(run_id: str, ttl: float | None, url: str | None) -> None:
-    """Get a token from a server that reads one run for a short while; print it on standard output.
+    """Get a short-lived token that may only read one run, and print it.
 
-    A browser may carry it in an address, as ?access_token=…. Your own key (RUNSTREAM_TOKEN) must allow
-    you to read the run. The run need not exist yet.
+    A browser can pass it in the address: ?access_token=… Your own key (RUNSTREAM_TOKEN) must allow you to
+    read the run. The run need not exist yet.
     """
     url = url or read_settings().url
     body = msgspec.json.encode(TokenRequest(ttl_s=ttl))

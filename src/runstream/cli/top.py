@@ -39,8 +39,8 @@ Examples:
   runstream top --url http://127.0.0.1:4747 --count 1      one line, for a script
 
 \b
-The token needs the scope `metrics`, and runs:read for the runs. Ctrl-C ends it. In a pipe
-each look is one line.
+The token needs the scope `metrics`, and `runs:read` to list runs. Ctrl-C stops it. In a
+pipe, each update is one line.
 """
 
 
@@ -74,16 +74,16 @@ class History:
         return "-" if found is None else f"{found * 1000:.1f} ms"
 
 
-@click.command(epilog=EXAMPLES, short_help="Live figures of a server.")
+@click.command(epilog=EXAMPLES, short_help="Show what a server is doing, live.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks.",
+    help="Seconds between two updates.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many looks.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after this many updates.")
 @server_option
 @debug_option
 def top(interval: float, count: int | None, url: str | None) -> None:
