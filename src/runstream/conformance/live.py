@@ -79,9 +79,11 @@ async def check_wait_times_out(open_log: OpenLog) -> None:
     """`wait` returns after its timeout if nothing comes, and says nothing else."""
     async with open_log() as log:
         run = await new_run(log)
+        child = await new_run(log, parent=run)
         await log.append(run, notes(run, [1]))
-        await log.wait(run, after=1, timeout=TICK_S)
-        await log.wait(run, after=1, timeout=0)
+        for waited in (run, child):
+            await log.wait(waited, after=1, timeout=TICK_S)
+            await log.wait(waited, after=1, timeout=0)
         await log.wait(new_name(), after=0, timeout=TICK_S)
         expect_equal((await log.info(run)).last_seq, 1, "the newest number after the waits")
 

@@ -222,8 +222,8 @@ class MemoryLog:
         with self._bell.listen(run.root_run_id if run else run_id) as listener:
             with self._lock:
                 self._check_open()
-                if run is None and run_id in self._runs:
-                    return
+                if self._runs.get(run_id) is not run:
+                    return  # opened or removed just now
                 if run is not None:
                     root = self._runs[run.root_run_id]
                     if self._streams[root.run_id].last_seq > after or root.ended is not None:

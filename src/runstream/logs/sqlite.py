@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -179,6 +180,8 @@ class SqliteLog:
         return await self._read(lambda db: sqlite_read.read_page(db, run_id, after, limit))
 
     async def wait(self, run_id: str, *, after: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        root_run_id = run_id
         with self._bell.listen(run_id) as listener:
             # Not before listening: whoever closes the log rings once.
             self._check_open()
@@ -190,14 +193,13 @@ class SqliteLog:
                 except LogUnavailable:
                     return  # whoever waits is about to read, and hears of it there
                 if run is not None:
-                    info = run.info
-                    self._recent.saw_tail(info.root_run_id, info.generation, info.last_seq)
-                    if info.root_run_id != run_id:
-                        await self.wait(info.root_run_id, after=after, timeout=timeout)
-                        return
-                    tail = info.last_seq
-            if tail is None or tail <= after:
-                await listener.wait(timeout)
+                    root_run_id, tail = run.info.root_run_id, run.info.last_seq
+                    self._recent.saw_tail(root_run_id, run.info.generation, tail)
+            if root_run_id == run_id and (tail is None or tail <= after):
+                await listener.wait(deadline - time.monotonic())
+        if root_run_id != run_id:
+            # (It looks again once it listens there.)
+            await self.wait(root_run_id, after=after, timeout=deadline - time.monotonic())
         self._check_open()
 
     async def info(self, run_id: str) -> RunInfo:
