@@ -75,6 +75,12 @@ CREATE TABLE chunk (
 );
 CREATE UNIQUE INDEX chunk_position ON chunk (run, last_seq);
 """
+# What lists of few among many runs go by; an append to a run touches neither. (Of those that completed, which
+# most have, a list finds a page at once.) Files of earlier versions get them when they are opened to write.
+_LIST_INDEXES: Final = (
+    "CREATE INDEX IF NOT EXISTS run_status ON run (status) WHERE status <> 'completed'",
+    "CREATE INDEX IF NOT EXISTS run_workflow ON run (workflow)",
+)
 
 
 def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
@@ -98,6 +104,7 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
                 f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}"
             )
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            _index_lists(connection)
             connection.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             connection.close()
@@ -171,6 +178,16 @@ def _create(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _index_lists(connection: sqlite3.Connection) -> None:
+    try:
+        for statement in _LIST_INDEXES:
+            connection.execute(statement)
+    except sqlite3.OperationalError as error:
+        # Who may only read goes without: a list of few then looks at every run.
+        if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
+            raise
 
 
 def bound_wal(connection: sqlite3.Connection, path: Path) -> bool:

@@ -108,12 +108,16 @@ def list_runs(
 ) -> list[RunInfo]:
     where = ["1"]
     values: list[object] = []
-    if workflow is not None:
-        where.append("run.workflow = ?")
-        values.append(workflow)
     if status is not None:
         where.append("run.status = ?")
         values.append(status)
+    by_status = status not in (None, "completed")
+    if by_status:
+        where.append("run.status <> 'completed'")  # as the index has it
+    if workflow is not None:
+        # (The plus keeps the index of workflows out of it, which would find far more runs.)
+        where.append("+run.workflow = ?" if by_status else "run.workflow = ?")
+        values.append(workflow)
     if before is not None:
         where.append("run.id < ?")
         values.append(get_run(connection, before).id)
