@@ -67,6 +67,9 @@ TOKEN_LENGTH_MAX: Final = 8192
 # Requests that an append is for, where they are smaller than the server would have them: only the last of
 # them finds nothing to share its time with.
 REQUESTS_PER_APPEND: Final = 8
+# Pages of one list. A server looks at 10 000 runs for a page that holds fewer than were asked for, so this
+# is a log of five million of which a token may see almost nothing, or a server that never comes to an end.
+LIST_PAGES_MAX: Final = 500
 # Runs whose workflow and parent are remembered, for followers that begin: some hundred KB.
 ORIGINS_MAX: Final = 1024
 _NOT_FOUND: Final = 404
@@ -261,7 +264,7 @@ class HttpLog:
         limit = check_limit(limit, LIST_LIMIT_MAX)
         found: list[RunInfo] = []
         # A server looks at some at a time for those that a narrow token may see.
-        while True:
+        for _ in range(LIST_PAGES_MAX):
             left = str(limit - len(found))
             asked = {"workflow": workflow, "status": status, "before": before, "limit": left}
             query = urlencode(
@@ -272,6 +275,10 @@ class HttpLog:
             found += runs
             if before is None or len(found) >= limit:
                 return found
+        raise NotALog(
+            f"{self._transport.base} answers with page after page and no end of runs: is the URL right, and "
+            "may the token see any of them?"
+        )
 
     def follow(self, run_id: str, *, start: Start, filter: Filter, follow: bool) -> Pages:
         """What `Follows` promises, over server-sent events."""
