@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import subprocess
 import sys
 import time
@@ -154,7 +155,7 @@ def test_a_key_that_was_narrowed_in_the_file_ends_what_it_granted_before(tmp_pat
     assert file.identify(key).permissions == {"runs:read"}
 
 
-@pytest.mark.parametrize("fault", ["missing", "broken"])
+@pytest.mark.parametrize("fault", ["missing", "a pipe", "broken"])
 def test_nobody_is_let_in_while_the_file_cannot_be_read_and_nobody_is_called_wrong(
     tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,6 +166,9 @@ def test_nobody_is_let_in_while_the_file_cannot_be_read_and_nobody_is_called_wro
     good = path.read_bytes()
     if fault == "missing":
         path.unlink()
+    elif fault == "a pipe":  # reading it would hold up everybody
+        path.unlink()
+        os.mkfifo(path)
     else:
         path.write_bytes(good + b"{")
     later(file)
@@ -173,6 +177,7 @@ def test_nobody_is_let_in_while_the_file_cannot_be_read_and_nobody_is_called_wro
     assert grant.still_valid()
     assert "nobody is let in" in caplog.text
     assert entry.sha256 not in caplog.text
+    path.unlink(missing_ok=True)
     path.write_bytes(good)
     later(file)
     file.identify(key)
@@ -184,6 +189,8 @@ def test_nobody_is_let_in_while_the_file_cannot_be_read_and_nobody_is_called_wro
         b"not json",
         b'{"id":"a","sha256":"x","scopes":["runs:fly"]}',
         b'{"id":"a","sha256":"x","scopes":["admin"],"runs":["*x"]}',
+        b'{"id":"a","sha256":"x","scopes":["admin"]}',
+        '{"id":"a","sha256":"é","scopes":["admin"]}'.encode(),
         b'{"id":"a","sha256":"x","scopes":["admin"],"run":["x"]}',
         b"\xff",
     ],

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -45,7 +45,7 @@ class Key(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     """One line of the keys file. Times are seconds since 1970; `runs` are patterns, None for all."""
 
     id: str
-    sha256: str
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     scopes: tuple[Permission, ...]
     name: str = ""
     runs: tuple[str, ...] | None = None

@@ -63,6 +63,8 @@ class WatchedFile(Generic[T]):
             seen = self._signature()
             if seen == self._seen:
                 return
+            if not self.path.is_file():
+                raise InvalidInput("it is no file")  # reading a pipe may take for ever
             self._latest = self._parse(self.path.read_bytes())
             self._seen, self._fault = seen, None
             logger.info("read %s again", self.path)
