@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipelines import add, double, dynamic, fail, in_plain_code, plain, the_only_run
 from runstream import (
     InvalidInput,
     connect,
@@ -18,10 +19,8 @@ from runstream import (
     step,
 )
 from runstream.pipeline import Pipeline
+from runstream.step_future import StepFuture
 from workflow_runs import kinds_of, own_log, records_of, until
-
-__all__ = ["own_log"]
-from pipelines import add, double, dynamic, fail, in_plain_code, plain, the_only_run
 
 __all__ = ["own_log"]
 
@@ -93,6 +92,30 @@ async def test_submitted_steps_run_beside_the_body() -> None:
         return [await future for future in futures] + [await double.submit(4)]
 
     assert await async_meeting() == [0, 1, 2, 8]
+
+
+async def test_a_pipeline_waits_also_for_what_the_steps_submit_that_it_waits_for() -> None:
+    submitted: list[StepFuture[None]] = []
+    finished: list[str] = []
+
+    @step
+    async def inner() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        finished.append("inner")
+
+    @step
+    async def outer() -> None:
+        while not submitted[0].asked:  # until the body has ended, and waits for this
+            await asyncio.sleep(0)
+        inner.submit()
+
+    @pipeline
+    async def body() -> None:
+        submitted.append(outer.submit())
+
+    await body()
+    assert finished == ["inner"]
 
 
 async def test_a_pipeline_waits_for_the_steps_that_it_submitted() -> None:

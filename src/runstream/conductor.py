@@ -98,8 +98,8 @@ class Conductor:
         self.run_id = run_id
         self.outlet = outlet
         self.state = RunState(plan, f"{random.getrandbits(32):08x}.")
-        # Steps that were submitted and not yet waited for.
-        self.submitted: set[StepFuture[Any]] = set()
+        # Steps that were submitted, in that order; those that are over and were asked go from time to time.
+        self._submitted: list[StepFuture[Any]] = []
         self._submitted_max = SUBMITTED_MIN
         # The last error of a step, by its work; what the run's end is about.
         self.errors: dict[int, BaseException] = {}
@@ -168,10 +168,16 @@ class Conductor:
 
     def keep(self, future: StepFuture[Any]) -> None:
         """A step was submitted: the run's body waits for it, unless somebody has done so before."""
-        self.submitted.add(future)
-        if len(self.submitted) > self._submitted_max:
-            self.submitted = {one for one in self.submitted if not (one.asked and one.done())}
-            self._submitted_max = max(SUBMITTED_MIN, 2 * len(self.submitted))
+        with self._lock:
+            self._submitted.append(future)
+            if len(self._submitted) > self._submitted_max:
+                self._submitted = [one for one in self._submitted if not (one.asked and one.done())]
+                self._submitted_max = max(SUBMITTED_MIN, 2 * len(self._submitted))
+
+    def unasked(self) -> list[StepFuture[Any]]:
+        """The submitted steps whose outcome nobody has looked at yet, oldest first."""
+        with self._lock:
+            return [one for one in self._submitted if not one.asked]
 
     def done_with(self, work: Work) -> None:
         """The called step has ended, for its caller, too."""

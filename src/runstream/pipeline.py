@@ -149,8 +149,9 @@ class BodyJob:
     def _run(self, runner: Runner) -> None:
         try:
             result = self._function()
-            for future in list(runner.conductor.submitted):
-                if not future.asked:
+            # (A step that is waited for may submit more.)
+            while unasked := runner.conductor.unasked():
+                for future in unasked:
                     future.result()
         except BaseException as error:
             self._failed(runner, error)
@@ -162,8 +163,8 @@ class BodyJob:
     async def _run_async(self, runner: Runner) -> None:
         try:
             result = await self._function()
-            for future in list(runner.conductor.submitted):
-                if not future.asked:
+            while unasked := runner.conductor.unasked():
+                for future in unasked:
                     await future
         except BaseException as error:
             self._failed(runner, error)
