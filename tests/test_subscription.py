@@ -345,3 +345,31 @@ async def test_the_connections_log_is_the_one_that_the_process_shares(tmp_path: 
         assert first.log is second.log
     with pytest.raises(LogClosed):
         await first.log.info(RUN)
+
+
+class Restarted(ReadOnly):
+    """A log that answers, is away for a moment, and answers again."""
+
+    looks = 0
+
+    async def info(self, run_id: str) -> RunInfo:
+        try:
+            if 0 < self.looks < 3:
+                raise self._error("it starts")
+            return await self._log.info(run_id)
+        finally:
+            self.looks += 1
+
+
+async def test_who_waits_for_a_run_waits_for_its_log_too_once_it_has_answered(log: Log) -> None:
+    restarted = Restarted(log, LogUnavailable)
+    async with collecting(Streams(cast(Log, restarted)).subscribe("later", wait=True)) as records:
+        while not restarted.looks:
+            await asyncio.sleep(0)
+        await log.open("later", producer=None, workflow="nightly")
+        await end(log, "later")
+        assert [record.kind for record in await records] == ["run.completed"]
+
+    restarted.looks = 1
+    with pytest.raises(LogUnavailable):
+        await collect(Streams(cast(Log, restarted)).subscribe("later", wait=True))

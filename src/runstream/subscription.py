@@ -9,6 +9,7 @@ asked again, and reading goes on where it was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -178,13 +179,22 @@ class Subscription:
     async def _find_run(self) -> RunInfo:
         if self._open_log is not None:
             self._log = await self._open_log()
+        answered, failures = False, 0
         while True:
             try:
                 info = await self._log.info(self.run_id)
             except RunNotFound:
                 if not self._wait_for_run:
                     raise
-                await self._log.wait(self.run_id, after=0, timeout=LOOK_S_MAX)
+                answered, failures = True, 0
+                with contextlib.suppress(LogUnavailable):  # the next look says the same
+                    await self._log.wait(self.run_id, after=0, timeout=LOOK_S_MAX)
+            except LogUnavailable as error:
+                # (At first that is for the caller to know: the address may be wrong.)
+                if not answered:
+                    raise
+                failures += 1
+                await self._rest(failures, error, follow=True)
             else:
                 self._origins[info.run_id] = info.origin
                 self._is_root = info.run_id == info.root_run_id
