@@ -122,3 +122,13 @@ async def test_who_awaits_a_run_that_goes_on_reads_only_what_comes(log: Counting
     # Afterwards its end is where the search begins.
     assert await Handler(log, "r").result() == 7
     assert log.records_read <= 20
+
+
+async def test_the_end_of_a_child_is_found_however_much_its_root_has_written_since(
+    log: CountingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(position, "LAST_LOOKED_AT_MAX", LOTS)
+    await log.open("c", producer=None, workflow="w", parent_run_id="r")
+    await log.append("r", [make_draft("c", "run.completed", {"result": "early"})])
+    await log.append("r", [COMMON] * LOTS)
+    assert await Handler(log, "c").result() == "early"

@@ -20,7 +20,7 @@ from .log import Log, Producer, RunInfo, Status
 from .payload import encode_payload
 from .publisher import new_producer_id
 from .record import DROPPED, GAP, TERMINAL_KINDS, Cursor, Record, make_draft
-from .start import make_start
+from .start import Start, make_start
 from .subscription import OpenLog, Subscription
 
 
@@ -43,15 +43,17 @@ class Handler:
             RunNotFound: no such run.
         """
         info = await self.info()
-        # (A run that goes on has no end to look for in what is stored.)
-        after = None if info.has_ended else str(Cursor(info.generation, info.last_seq))
-        last = 1 if after is None else None
-        kinds = sorted(TERMINAL_KINDS)
-        async with self.subscribe(kinds=kinds, after=after, last=last) as records:
-            async for record in records:
-                if record.is_terminal and record.run_id == self.run_id:
-                    await self.info()
-                    return outcome(record)
+        # A run that goes on has no end to look for in what is stored. That of an ended one is nearly always
+        # among the newest records; a child's may lie anywhere.
+        newest = Start(after=Cursor(info.generation, info.last_seq))
+        starts = (Start(last=1), Start()) if info.has_ended else (newest,)
+        wanted = make_filter(kinds=sorted(TERMINAL_KINDS))
+        for start in starts:
+            async with Subscription(self._log, self.run_id, filter=wanted, start=start) as records:
+                async for record in records:
+                    if record.is_terminal and record.run_id == self.run_id:
+                        await self.info()
+                        return outcome(record)
         raise RunNotFound(f"run {self.run_id!r} was removed before it ended")
 
     async def stream_events(

@@ -132,12 +132,15 @@ export class Handler {
 
   /** Wait for the run's end; its result. Throws `RunstreamError` (`run_failed`) for any other end. */
   async result<T = unknown>({ signal }: { signal?: AbortSignal } = {}): Promise<T> {
-    for await (const item of subscribe(this.http, this.runId, { kinds: [...TERMINAL_KINDS], last: 1, signal })) {
-      if (!isTerminal(item) || item.run_id !== this.runId) continue;
-      const { kind, data } = item as StreamRecord<any>;
-      if (kind === "run.completed") return data?.result as T;
-      const why = data?.exception?.message ?? data?.reason ?? "";
-      throw new RunstreamError("run_failed", `run ${this.runId} ended: ${kind.slice(4)} ${why}`.trim());
+    // Its end is still to come; or there already, nearly always among the newest records; or, a child's, anywhere.
+    for (const last of [0, 1, undefined]) {
+      for await (const item of subscribe(this.http, this.runId, { kinds: [...TERMINAL_KINDS], last, signal })) {
+        if (!isTerminal(item) || item.run_id !== this.runId) continue;
+        const { kind, data } = item as StreamRecord<any>;
+        if (kind === "run.completed") return data?.result as T;
+        const why = data?.exception?.message ?? data?.reason ?? "";
+        throw new RunstreamError("run_failed", `run ${this.runId} ended: ${kind.slice(4)} ${why}`.trim());
+      }
     }
     throw new RunstreamError("run_not_found", `run ${this.runId} was removed before it ended`, 404);
   }

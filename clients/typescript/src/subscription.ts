@@ -11,7 +11,7 @@ export interface SubscribeOptions {
   /** Begin behind this cursor. */
   after?: string | null;
   /** Begin so that this many records of the filter are history. */
-  last?: number;
+  last?: number | undefined;
   kinds?: string | readonly string[];
   topics?: string | readonly string[];
   steps?: string | readonly string[];

@@ -188,7 +188,15 @@ test("leaving the loop closes the connection", async () => {
 test("who awaits a run's result hears it also from a server that was away", async () => {
   const { url, requests } = await serve(problem(503, "log_unavailable", {}, { "retry-after": "0" }), stream(frame(10, "run.completed") + END));
   expect(await connect({ url }).handler("r").result()).toBeUndefined();
-  expect(requests[1]!.url).toMatch(/^[/]v1[/]runs[/]r[/]events[?](kinds=run[.][a-z_]+&){5}last=1$/);
+  expect(requests[1]!.url).toMatch(/^[/]v1[/]runs[/]r[/]events[?](kinds=run[.][a-z_]+&){5}last=0$/);
+});
+
+test("who awaits a run's result looks for what is to come, then at the newest end, then at all", async () => {
+  const nothing: Answer = (_request, response) => response.writeHead(204).end();
+  const childs = frame(9, "run.failed").replace('"run_id":"r"', '"run_id":"child"');
+  const { url, requests } = await serve(nothing, stream(childs + END), stream(childs + frame(10, "run.completed") + END));
+  expect(await connect({ url }).handler("r").result()).toBeUndefined();
+  expect(requests.map(({ url }) => /last=(\d)/.exec(url!)?.[1])).toEqual(["0", "1", undefined]);
 });
 
 test("a run is removed, or the server's reason thrown", async () => {
