@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -149,6 +149,28 @@ async def test_the_oldest_record_is_read_again_only_when_its_time_has_come(log: 
         while await kept(log, "r") != (2, 2):
             await keeper.round()
             await asyncio.sleep(0.005)
+
+
+class Reads:
+    """A log that counts how often it is read."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.count += name == "read"
+        return getattr(self._log, name)
+
+
+async def test_a_run_of_which_only_the_newest_record_is_left_is_not_read(log: Log) -> None:
+    await write(log, "r", [note("r", n, age_s=1000) for n in range(5)], end=True)
+    limits = Retention(records=1, age=10, size_bytes=1)
+    await Keeper(log, limits).round()
+    assert await kept(log, "r") == (6, 6)
+    reads = Reads(log)
+    await Keeper(cast(Log, reads), limits).round()
+    assert not reads.count
 
 
 async def test_only_the_newest_bytes_stay(log: Log) -> None:

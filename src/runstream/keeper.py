@@ -146,6 +146,9 @@ class Keeper:
             if over_us >= 0 and isinstance(self._log, Removes):
                 await self._remove(self._log, info)
                 return
+        # The newest record stays in any case: of an ended run it is the one that says how it ended.
+        if info.first_seq >= info.last_seq:
+            return
         through = 0
         if limits.records is not None:
             through = info.last_seq - limits.records
@@ -153,7 +156,6 @@ class Keeper:
             through = max(through, await self._older_than(info, limits.age))
         if limits.size_bytes is not None:
             through = max(through, await self._beyond(info, limits.size_bytes))
-        # The newest record stays in any case: of an ended run it is the one that says how it ended.
         await self._trim(info, min(through, info.last_seq - 1))
 
     async def _remove(self, log: Removes, info: RunInfo) -> None:
@@ -179,7 +181,7 @@ class Keeper:
         """The last seq whose record is too old (0: none), found by halving: times rise, nearly."""
         before = now_us() - _us(age_s)
         first, due = self._due.get(info.run_id, (0, 0))
-        if info.last_seq < info.first_seq or (first == info.first_seq and before < due):
+        if first == info.first_seq and before < due:
             return 0
         low, high = info.first_seq - 1, info.last_seq
         while low < high:
