@@ -132,6 +132,13 @@ def _queued_s(before: bytes, after: bytes) -> float:
     return max(0, int(after.split()[1]) - int(before.split()[1])) / 1e9
 
 
+def _locked_out_s(before: bytes, after: bytes) -> float:
+    """How long the thread may have waited for the interpreter's lock: whoever does takes a turn on a CPU
+    each time that the switch interval is over, only to see that another one has it.
+    """
+    return max(0, int(after.split()[2]) - int(before.split()[2])) * sys.getswitchinterval()
+
+
 @contextmanager
 def watch_event_loops() -> Generator[list[str]]:
     """Collect one line for each callback that held any event loop of this process for too long.
@@ -164,7 +171,7 @@ def watch_event_loops() -> Generator[list[str]]:
     def run_watched(handle: asyncio.Handle) -> None:
         # A task's own name and place say more than the handle's, which it no longer has afterwards.
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
-        queued, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
+        before, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
         starts_before_s = cpu_wait.starts_s
         worked_s, start = time.thread_time(), time.perf_counter()
         run_handle(handle)
@@ -172,10 +179,12 @@ def watch_event_loops() -> Generator[list[str]]:
         if held_s > LOOP_BLOCKED_S_MAX:
             collected_s = paused_s - paused_before_s
             worked_s = max(0, time.thread_time() - worked_s - collected_s)
-            held_s -= _queued_s(queued, cpu_wait.read()) + collected_s
+            after = cpu_wait.read()
+            held_s -= _queued_s(before, after) + collected_s
             held_s -= cpu_wait.starts_s - starts_before_s
             # It waited itself only as long as others could run meanwhile.
-            waited_s = max(0, min(held_s - worked_s, heart.beaten_s - beaten_s))
+            waited_s = held_s - worked_s - _locked_out_s(before, after)
+            waited_s = max(0, min(waited_s, heart.beaten_s - beaten_s))
             held_s = waited_s + worked_s * COMPUTING_COUNTS
         if held_s > LOOP_BLOCKED_S_MAX:
             blocked.append(f"{held_s * 1000:.0f} ms in {owner or handle!r}")

@@ -158,6 +158,32 @@ def test_time_without_a_cpu_does_not_count(run: pytest.Pytester) -> None:
     run.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+def test_waiting_for_the_interpreters_lock_does_not_count(run: pytest.Pytester) -> None:
+    run.makepyfile("""
+        import os, threading
+        import pytest
+
+        @pytest.fixture
+        def contended():
+            done = threading.Event()
+            def compute():
+                while not done.is_set():
+                    pass
+            threads = [threading.Thread(target=compute) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            yield
+            done.set()
+            for thread in threads:
+                thread.join()
+
+        async def test_contended(contended):
+            for _ in range(100):
+                os.stat("/")  # lets go of the lock, and wants it again: five milliseconds each
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_of_a_test_that_takes_long_it_is_told_what_each_task_waits_for(
     run: pytest.Pytester,
 ) -> None:
