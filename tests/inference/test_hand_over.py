@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ async def test_a_reader_that_leaves_wakes_an_engine_s_thread_that_rests(
     monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
 ) -> None:
     # Each chunk from the fourth one on is worth a rest, and rests are longer than any test.
-    for name, value in {"READY_S": -1.0, **limits}.items():
+    for name, value in {"READY_S": -LONG, **limits}.items():
         monkeypatch.setattr(pace, name, value)
     hand_over = HandOver(whole)
     filling = asyncio.ensure_future(in_thread(hand_over, 10))
@@ -107,7 +108,7 @@ async def test_a_reader_that_leaves_wakes_an_engine_s_thread_that_rests(
 async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pace, "READY_S", -1.0)
+    monkeypatch.setattr(pace, "READY_S", -LONG)
     monkeypatch.setattr(pace, "FAST_CHUNK_S", LONG)
     hand_over = HandOver(whole)
     for _ in range(pace.RECENT_CHUNKS):
@@ -120,6 +121,36 @@ async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_
     hand_over.put(Piece("last"))
     async with asyncio.timeout(30):
         assert await taking == Piece("last")
+
+
+async def test_a_reader_looks_for_itself_once_and_then_waits_for_a_fast_engine_that_has_paused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "READY_S", -LONG)
+    monkeypatch.setattr(pace, "FAST_CHUNK_S", LONG)
+    hand_over = HandOver(whole)
+    for _ in range(pace.RECENT_CHUNKS):
+        hand_over.put(Piece("x"))
+        await hand_over.take()
+    monkeypatch.setattr(pace, "READY_S", LONG)  # so that a chunk announces others, which don't come
+    looked = asyncio.Event()
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    def look_at_once(after_s: float, resolve: Callable[..., None], waiter: Any) -> asyncio.Handle:
+        looks.append(after_s)
+        loop.call_soon(looked.set)
+        return loop.call_soon(resolve, waiter)
+
+    monkeypatch.setattr(loop, "call_later", look_at_once)
+    taking = asyncio.ensure_future(hand_over.take())
+    async with asyncio.timeout(30):
+        await looked.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(looks) == 1
+    hand_over.put(Piece("next"))
+    assert await taking == Piece("next")
 
 
 async def test_an_error_comes_after_the_pieces_before_it_and_the_first_one_counts() -> None:

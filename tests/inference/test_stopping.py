@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,38 @@ async def test_llama_cpp_is_stopped_by_the_token_at_which_its_reader_leaves(gguf
         assert await counted(provider, before) < MANY
 
 
+class Collects(HandOver):
+    """A reader that is handed an engine's chunks as they are."""
+
+    def __init__(self) -> None:
+        super().__init__(piece_of)
+        self.given: list[Mapping[str, Any]] = []
+
+    def put(self, chunk: Mapping[str, Any]) -> bool:
+        self.given.append(chunk)
+        return not self.left
+
+
+async def test_a_long_prompt_is_no_chunk_and_is_not_read_on_for_a_reader_that_has_left(
+    gguf: Path,
+) -> None:
+    async with LlamaCppProvider(options=LlamaCppOptions(model_path=gguf)) as provider:
+        await answer(provider, "Hi")
+        request = {
+            **request_of(ask("x " * 1900 + "joke"), {}, reasoning=True),
+            "return_progress": True,
+        }
+        left, stays = Collects(), Collects()
+        left.leave()
+        before = tokens_generated(provider)
+        await asyncio.to_thread(generate, server_of(provider), request, left)
+        assert left.given == []
+        await asyncio.to_thread(generate, server_of(provider), request, stays)
+        assert await counted(provider, before) == 12  # of the second one
+        # A prompt is read in portions that take as long as many tokens: its pace is another one.
+        assert not [chunk for chunk in stays.given if "prompt_progress" in chunk]
+
+
 class CountsWhatIsTooMuch(HandOver):
     """A hand-over that counts what the engine's thread brings after the reader has left."""
 
@@ -245,6 +277,25 @@ async def test_closing_a_provider_ends_its_generations_with_an_error(provider: P
     with pytest.raises(InferenceFailed, match="the provider was closed"):
         await answer(provider, "Hi")
     await provider.aclose()
+
+
+async def test_a_stream_that_another_task_closes_ends_without_a_reason(provider: Provider) -> None:
+    stream = provider.stream_chunks(ask("count"), {"max_tokens": MANY})
+    begun = asyncio.Event()
+
+    async def read() -> list[str | None]:
+        reasons: list[str | None] = []
+        async for chunk in stream:
+            begun.set()
+            reasons.append(chunk.finish_reason)
+        return reasons
+
+    reading = asyncio.ensure_future(read())
+    await begun.wait()
+    await stream.aclose()
+    async with asyncio.timeout(PATIENCE_S):
+        assert set(await reading) == {None}
+    assert stream.message.finish_reason is None
 
 
 async def test_a_provider_that_nobody_holds_frees_its_model(gguf: Path) -> None:

@@ -62,6 +62,8 @@ class InferenceChunkStream:
         except BaseException:
             self.leave()
             raise
+        if self._over:  # another task has left meanwhile: this end is not the model's
+            raise StopAsyncIteration
         self._over = True
         self._last.extend(self._assembler.end())
         return self._last.popleft()

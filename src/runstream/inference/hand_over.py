@@ -62,6 +62,7 @@ class HandOver:
         "_reading",
         "_room",
         "_waiter",
+        "_woken",
         "finished",
         "thread",
     )
@@ -74,7 +75,9 @@ class HandOver:
         self._left = False
         self._ended = False
         self._error: Exception | None = None
+        # What the reader waits for, set by it alone, and the last one that was woken.
         self._waiter: asyncio.Future[None] | None = None
+        self._woken: asyncio.Future[None] | None = None
         self._reading = False
         # Whether who waits comes back by itself, soon.
         self._patient = False
@@ -129,9 +132,9 @@ class HandOver:
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        # Once for each wait, however much comes meanwhile.
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
+        waiter = self._waiter
+        if waiter is not None and waiter is not self._woken:  # once for each wait
+            self._woken = waiter
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads
                 self._loop.call_soon_threadsafe(_resolve, waiter)
 
@@ -140,12 +143,14 @@ class HandOver:
     async def take(self) -> Piece | None:
         chunks = self._chunks
         while True:
+            nap_s = self._pace.nap_s
             while not chunks:
                 if self._ended and not chunks:
                     if self._error is not None:
                         raise self._error
                     return None
-                await self._wait()
+                await self._wait(nap_s)
+                nap_s = 0.0  # if there is none yet, the engine has paused
             chunk = chunks.popleft()
             if len(chunks) == PIECES_MAX // 2:
                 self._room.set()
@@ -162,14 +167,13 @@ class HandOver:
     async def aclose(self) -> None:
         self.leave()
 
-    async def _wait(self) -> None:
+    async def _wait(self, nap_s: float) -> None:
         if self._reading:
             raise RuntimeError("this stream is already being read")
         self._reading = True
         timer: asyncio.TimerHandle | None = None
         try:
             waiter = self._loop.create_future()
-            nap_s = self._pace.nap_s
             self._patient = nap_s > 0
             if self._patient:
                 timer = self._loop.call_later(PATIENCE_NAPS * nap_s, _resolve, waiter)

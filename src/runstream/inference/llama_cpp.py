@@ -20,6 +20,8 @@ from .options import Options, check_options
 
 _MODULE: Final = "xllamacpp"
 _EXTRA: Final = "llama-cpp"
+# What a chunk has that is only a word of how far the prompt is read.
+_PROGRESS: Final = "prompt_progress"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,8 @@ def _load(options: LlamaCppOptions) -> Any:
 def _generate(server: Any, request: Mapping[str, Any], to: HandOver) -> None:
     def on_chunk(chunk: dict[str, Any]) -> bool:
         """True stops the engine."""
+        if _PROGRESS in chunk:
+            return to.left  # no token, and it tells nothing about the pace of those
         return not to.put(chunk)
 
     handle: Callable[[Mapping[str, Any], Callable[[dict[str, Any]], bool]], None]

@@ -183,14 +183,19 @@ class _Engine:
 def _piece(chunk: Any) -> Piece | None:
     choice = chunk.choices[0]
     delta = choice.delta
-    usage = chunk.usage and Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-    calls = tuple(
-        CallFragment(call.index, call.id, call.function.name, call.function.arguments)
-        for call in delta.tool_calls or ()
-    )
-    if delta.content or delta.reasoning_content or calls or choice.finish_reason or usage:
-        return Piece(delta.content, delta.reasoning_content, calls, choice.finish_reason, usage)
+    # The library makes each of these anew for whoever looks at it.
+    content, reasoning, reason = delta.content, delta.reasoning_content, choice.finish_reason
+    calls, usage = delta.tool_calls, chunk.usage
+    fragments = tuple(map(_fragment, calls)) if calls else ()
+    if usage is not None:
+        usage = Usage(usage.prompt_tokens, usage.completion_tokens)
+    if content or reasoning or fragments or reason or usage:
+        return Piece(content, reasoning, fragments, reason, usage)
     return None
+
+
+def _fragment(call: Any) -> CallFragment:
+    return CallFragment(call.index, call.id, call.function.name, call.function.arguments)
 
 
 def _files(model: Path) -> list[Path]:

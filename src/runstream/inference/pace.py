@@ -53,19 +53,23 @@ class Pace:
     def asks(self, rested_s: float = 0.0) -> None:
         """The thread asks for the next chunk, after it has rested for so long, or a little longer."""
         self._asked_s = time.monotonic()
-        self._asked_cpu_s = time.thread_time()
         if rested_s and self._asked_s - self._since_s > rested_s + LATE_S:
             self._debt = RESTLESS_CHUNKS
+        if self._chunks + 1 >= self._debt:
+            self._asked_cpu_s = time.thread_time()
 
     def comes(self) -> float:
         """A chunk has come: how long to rest after it (in seconds), while the engine makes the next."""
         self._chunks += 1
         now_s = time.monotonic()
-        idle_s = self._idle_s(now_s)
-        if self.nap_s and idle_s > NAP_S_MAX:  # it is not fast any more
+        gap_s = now_s - self._asked_s
+        if self.nap_s and gap_s > NAP_S_MAX:  # it is not fast any more
             self.nap_s = 0.0
             self._recent_s.clear()
-        if idle_s <= READY_S or self._chunks < self._debt:
+        if self._chunks < self._debt or gap_s <= READY_S:
+            return 0.0
+        # What the thread did itself to get the chunk is no waiting. (Its clock is a slow one.)
+        if gap_s - (time.thread_time() - self._asked_cpu_s) <= READY_S:
             return 0.0
         is_single = self._chunks == 1
         self._recent_s.append((now_s - self._since_s) / self._chunks)
@@ -81,10 +85,3 @@ class Pace:
         # the next one.
         self._debt = self.nap_s / chunk_s
         return self.nap_s
-
-    def _idle_s(self, now_s: float) -> float:
-        """How long the thread had to wait for the chunk, without what it did itself to get it."""
-        gap_s = now_s - self._asked_s
-        if gap_s <= READY_S:
-            return 0.0
-        return gap_s - (time.thread_time() - self._asked_cpu_s)
