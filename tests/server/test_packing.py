@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import gzip
 import secrets
+import socket
+from pathlib import Path
 
 import pytest
 from starlette.types import Message
 
+from programs import wait_until
 from runstream.logs.http import HttpLog
+from runstream.logs.memory import MemoryLog
 from runstream.record import Cursor
 from runstream.server import packing as packing_module
 from runstream.server.packing import IN_LOOP_BYTES_MAX, PART_BYTES, packing
+from runstream.server.site import Site
 from server_process import Reply, ServerProcess
+from tuned_server import tuned_server
 
 PAGE = "application/json"
 
@@ -110,12 +116,35 @@ async def test_a_long_answer_that_nobody_reads_is_broken_off(
         if len(sent) > 3:
             await asyncio.Event().wait()  # its buffers are full
 
-    sending = packing({"headers": []}, send)
+    sending = packing(Site(log=MemoryLog()), {"headers": []}, send)
     await sending({"type": "http.response.start", "status": 200, "headers": []})
     async with asyncio.timeout(30):
         await sending({"type": "http.response.body", "body": b"x" * 10 * PART_BYTES})
     assert len(sent) == 4
     assert sent[-1]["more_body"]
+
+
+def test_long_answers_that_nobody_reads_have_limited_room_and_short_ones_always_pass(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    with tuned_server(tmp_path / "server", sqlite_url, answers_bytes_max=32 * PART_BYTES) as server:
+        server.call("PUT", "/v1/runs/r", {"workflow": "w"})
+        for _ in range(5):
+            events = [{"kind": "note", "data": "x" * 1000}] * 1000
+            server.call("POST", "/v1/runs/r/events", {"events": events})
+        page = "/v1/runs/r/events?limit=5000"
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect(("127.0.0.1", server.port))
+            line.sendall(
+                f"GET {page} HTTP/1.1\r\nhost: localhost\r\naccept: application/json\r\n\r\n".encode()
+            )
+            assert line.recv(4, socket.MSG_PEEK)  # its answer has begun
+            refused = get(server, page, None)
+            assert (refused.status, refused.json["code"]) == (503, "log_unavailable")
+            for path in ("/v1/runs", "/v1/runs/r", "/v1/runs/r/events?limit=100"):
+                assert get(server, path, None).status == 200
+        wait_until(lambda: get(server, page, None).status == 200, "room for the next one")
 
 
 async def test_our_client_reads_what_was_packed(shared_server: ServerProcess, run: str) -> None:

@@ -280,7 +280,7 @@ async def _answer_cold(
 ) -> None:
     if route.cold is not None:
         response = await route.cold(site, principal, Request(scope, receive))
-        await response(scope, receive, packing(scope, send))
+        await response(scope, receive, packing(site, scope, send))
 
 
 async def _keep_doing(chore: Chore, site: Site) -> None:

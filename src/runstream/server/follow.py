@@ -61,7 +61,7 @@ async def follow_events(
     async with site.followers.bulk_room if searches else nullcontext():
         position = await first_position(site.log, info, query.start, query.filter)
     if form is None:
-        await _send_page(site, info, position, query, receive, packing(scope, send))
+        await _send_page(site, info, position, query, receive, packing(site, scope, send))
         return None
     if position.seq > info.last_seq:
         # Raises, unless there are more records by now.

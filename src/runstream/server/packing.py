@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
 
 from starlette.types import Message, Scope, Send
+
+from .answers import NotNow
+from .site import Site
 
 # What fits into one packet arrives no sooner when it is smaller.
 PACKED_BYTES_MIN: Final = 1400
@@ -34,8 +38,11 @@ _GZIP: Final = frozenset({b"gzip", b"x-gzip"})
 _Headers = Iterable[tuple[bytes, bytes]]
 
 
-def packing(scope: Scope, send: Send) -> Send:
-    """`send` for one answer that comes whole, in one message behind its start (others pass untouched)."""
+def packing(site: Site, scope: Scope, send: Send) -> Send:
+    """`send` for one answer that comes whole, in one message behind its start (others pass untouched).
+
+    It raises NotNow, before anything is sent, when too many long answers wait for their readers.
+    """
     takes_gzip = _takes_gzip(scope["headers"])
     start: Message = {}
 
@@ -54,12 +61,26 @@ def packing(scope: Scope, send: Send) -> Send:
                 headers = [(name, value) for name, value in headers if name != b"content-length"]
                 headers += [(b"content-encoding", b"gzip"), (b"content-length", b"%d" % len(body))]
             start = {**start, "headers": headers}
-        if start:
-            await send(start)
-            start = {}
-        await _send_in_parts(send, message, body)
+        with _room_for(site, len(body)):
+            if start:
+                await send(start)
+                start = {}
+            await _send_in_parts(send, message, body)
 
     return sending
+
+
+@contextmanager
+def _room_for(site: Site, size_bytes: int) -> Generator[None]:
+    """What is sent in one part does not wait here, and always passes."""
+    held_bytes = size_bytes if size_bytes > PART_BYTES else 0
+    if held_bytes and site.answer_bytes_held + held_bytes > site.options.answers_bytes_max:
+        raise NotNow("many long answers wait for their readers: ask for less, or again in a moment")
+    site.answer_bytes_held += held_bytes
+    try:
+        yield
+    finally:
+        site.answer_bytes_held -= held_bytes
 
 
 async def _send_in_parts(send: Send, message: Message, body: bytes) -> None:

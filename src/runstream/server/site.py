@@ -29,6 +29,9 @@ BODY_READ_S_MAX: Final = 40.0
 # Bodies that are being read or stored, together: as many as a disk takes in about a second. Without it
 # whoever may write could fill the memory by many connections that send slowly.
 BODIES_BYTES_MAX: Final = 256 * 1024 * 1024
+# Long answers that wait for their readers, together: else many that ask for pages and read slowly would
+# fill it in the same way.
+ANSWERS_BYTES_MAX: Final = 256 * 1024 * 1024
 # Subscribers get this long to hear why a stopping server leaves, and appends to finish.
 DRAIN_S: Final = 5.0
 
@@ -43,6 +46,7 @@ class ServerOptions:
     body_bytes_max: int = BODY_BYTES_MAX
     body_read_s_max: float = BODY_READ_S_MAX
     bodies_bytes_max: int = BODIES_BYTES_MAX
+    answers_bytes_max: int = ANSWERS_BYTES_MAX
     heartbeat_s: float = HEARTBEAT_S
     subscribers_per_run_max: int = SUBSCRIBERS_PER_RUN_MAX
     subscribers_max: int = SUBSCRIBERS_MAX
@@ -67,6 +71,7 @@ class Site:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     workflows: Workflows = field(default_factory=Workflows)
     body_bytes_held: int = 0
+    answer_bytes_held: int = 0
     # The server in front makes the scope of a request for us alone, and looks at it no more.
     owns_scopes: bool = False
     intake: Intake = field(init=False)
