@@ -84,6 +84,10 @@ asyncio.run(serve(create_app("memory:"), LISTENING, ready))
 """
 
 
+# An empty frame of settings, with which a client begins.
+HTTP_2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
 def test_headers_that_come_too_slowly_are_not_waited_for(tmp_path: Path) -> None:
     port = free_port()
     listening = f"Listening(port={port}, header_read_s=0.2)"
@@ -98,6 +102,11 @@ def test_headers_that_come_too_slowly_are_not_waited_for(tmp_path: Path) -> None
             assert line.recv(1000).startswith(b"HTTP/1.1 200")
             # A connection that stays idle is closed, too.
             assert line.recv(1000) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as line:
+            # Over HTTP/2 it may, if its client answers to a ping.
+            line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP_2_SETTINGS)
+            while line.recv(1000):
+                pass
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no uvloop")

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -175,7 +176,13 @@ def _make_server(app: App, listening: Listening) -> Server:
             header_read_timeout=int(listening.header_read_s * 1000),
             max_buffer_size=HEADER_BYTES_MAX,
         ),
-        http2_settings=HTTP2Settings(max_headers_size=HEADER_BYTES_MAX),
+        # An idle connection stays as long as its client is there, and answers a ping in the same time. One
+        # whose client vanished would stay for ever.
+        http2_settings=HTTP2Settings(
+            max_headers_size=HEADER_BYTES_MAX,
+            keep_alive_interval=int(listening.header_read_s * 1000),
+            keep_alive_timeout=ceil(listening.header_read_s),
+        ),
         log_level=LogLevels.error,
         ssl_cert=listening.tls_cert,
         ssl_key=listening.tls_key,
