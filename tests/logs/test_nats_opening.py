@@ -152,7 +152,7 @@ async def test_a_password_is_in_no_log_error_or_repr(
     await log.open("r", producer=None, workflow="w")
     await asyncio.to_thread(locked_nats.kill)
     # How long it goes on trying is not the point.
-    monkeypatch.setattr("runstream.logs.nats.ANSWER_S_MAX", 0.5)
+    monkeypatch.setattr("runstream.logs.nats_patience.ANSWER_S_MAX", 0.5)
     with pytest.raises(LogUnavailable) as caught:
         await log.info("r")
     await log.aclose()

@@ -12,8 +12,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 from ..admission import check_limit, check_open, check_removable
@@ -36,7 +35,7 @@ from ..own_loop import OwnLoop
 from ..record import Cursor, Draft
 from ..retention import Retention
 from . import refuse_unknown, requires_durable, retention_option
-from .nats_line import ANSWER_S_MAX, Line
+from .nats_line import Line
 from .nats_list import Lists
 from .nats_refusals import StreamGone
 from .nats_runs import Runs
@@ -280,8 +279,8 @@ class NatsLog:
     ) -> Sequence[RunInfo]:
         if before is not None:
             await self._info(before)
-        async with self._in_time() as patience:
-            return await self._lists.list(workflow, status, before, limit, patience)
+        async with self._line.patience.in_time() as begin_anew:
+            return await self._lists.list(workflow, status, before, limit, begin_anew)
 
     async def _info_in(self, root: str, run_id: str) -> RunInfo:
         return await self._stream(root).info(run_id)
@@ -348,18 +347,10 @@ class NatsLog:
         """
 
         async def run_in_time() -> T:
-            async with self._in_time():
+            async with self._line.patience.in_time():
                 return await work(*args)
 
         return await self._loop.run(run_in_time())
-
-    @asynccontextmanager
-    async def _in_time(self) -> AsyncGenerator[asyncio.Timeout]:
-        try:
-            async with asyncio.timeout(ANSWER_S_MAX) as patience:
-                yield patience
-        except TimeoutError:
-            raise self._line.silent() from None
 
     async def _decide(self, run_id: str, decide: Callable[[Pending], T]) -> T:
         return await self._run(self._decide_here, run_id, decide)

@@ -22,10 +22,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
+from .nats_patience import ANSWER_S_MAX, Patience
 from .nats_refusals import WRONG_LAST_SEQUENCE, NotFound, StreamGone, Unsure, refusal
 
-# An answer takes milliseconds; a server that is being replaced takes a few seconds.
-ANSWER_S_MAX: Final = 5.0
 # In a cluster a question is lost with the server that was to answer it, and is asked again.
 ASK_AGAIN_S: Final = 1.0
 CONNECT_S_MAX: Final = 5.0
@@ -69,6 +68,7 @@ class Line:
     def __init__(self, servers: list[str], shown: str, options: dict[str, Any]) -> None:
         self._servers, self._shown, self._options = servers, shown, options
         self._client = Client()
+        self.patience = Patience(shown)
         self._is_connecting = True
         # What went wrong last while it was connecting.
         self._said = ""
@@ -147,6 +147,7 @@ class Line:
                 done.set_exception(Unsure())
 
     async def _hear(self, message: Msg) -> None:
+        self.patience.heard()
         asked = self._open.get(message.subject.rpartition(".")[2])
         if asked is not None and not asked.done():
             asked.set_result(message)
@@ -189,7 +190,7 @@ class Line:
                 await asyncio.sleep(RECONNECT_S / 10)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise self.silent()
+                raise self.patience.over()
             with contextlib.suppress(Unsure, TimeoutError):
                 return await self._request(subject, data, answer_s=min(answer_s, left_s))
 
@@ -404,10 +405,6 @@ class Line:
         if headers.get("Status") is not None:
             return None
         return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
-
-    def silent(self) -> LogUnavailable:
-        """The error for a call that got no answer in its time."""
-        return LogUnavailable(f"NATS at {self._shown} does not answer")
 
     def _unavailable(self, error: Exception) -> Exception:
         if isinstance(error, nats.errors.ConnectionClosedError):

@@ -10,7 +10,6 @@ from typing import Final
 from ..errors import RunNotFound
 from ..log import RunInfo, Status
 from .nats_index import Entry
-from .nats_line import ANSWER_S_MAX
 from .nats_runs import Runs
 
 # Runs of which is remembered that they have ended: some 100 bytes each.
@@ -34,12 +33,11 @@ class Lists:
         status: Status | None,
         before: str | None,
         limit: int,
-        patience: asyncio.Timeout,
+        begin_anew: Callable[[], None],
     ) -> Sequence[RunInfo]:
-        """What `Log.list` promises, of a `before` that is there. `patience` counts anew for each step."""
+        """What `Log.list` promises, of a `before` that is there. For each step the time begins anew."""
         found: list[RunInfo] = []
         seen: set[str] = set()
-        loop = asyncio.get_running_loop()
         async for entries in self._runs.newest_first(before, workflow):
             for info in await self._look_at(entries, status):
                 if info is None or info.run_id in seen:
@@ -49,7 +47,7 @@ class Lists:
                     found.append(info)
                     if len(found) == limit:
                         return found
-            patience.reschedule(loop.time() + ANSWER_S_MAX)
+            begin_anew()
         return found
 
     async def _look_at(
