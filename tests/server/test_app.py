@@ -182,6 +182,20 @@ async def test_stopping_answers_who_waits(log: MemoryLog) -> None:
     await app.stop()
 
 
+async def test_stopping_answers_who_waits_for_a_run_to_follow(log: MemoryLog) -> None:
+    app = create_app(log)
+    await app.start()
+    asking = asyncio.create_task(ask(app, "GET", "/v1/runs/nobody/events", "wait=30"))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    assert await app.drain()
+    start, body = (await asking)[:2]
+    assert start["status"] == 503
+    assert b"the server is stopping" in body["body"]
+    await app.stop()
+
+
 async def ask(
     app: App,
     method: str,

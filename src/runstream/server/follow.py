@@ -18,13 +18,13 @@ from ..admission import check_limit
 from ..api import JSON, NDJSON, SSE, WAIT_S_MAX
 from ..errors import InvalidInput, RunNotFound, StreamingOff
 from ..events_query import EventsQuery, parse_events_query
-from ..log import READ_LIMIT_DEFAULT, READ_LIMIT_MAX, Log, RunInfo
+from ..log import READ_LIMIT_DEFAULT, READ_LIMIT_MAX, RunInfo
 from ..position import first_position
 from ..record import Cursor
 from .access import Principal
 from .answers import Refused, send_body
 from .events_page import PageFollower
-from .followers import Follower
+from .followers import Follower, stop_notice
 from .packing import packing
 from .request_log import shorten
 from .site import Site
@@ -52,7 +52,7 @@ async def follow_events(
         raise StreamingOff("streaming is switched off at this server")
     principal.require("runs:read", run_id)
     form, query = _read_request(scope)
-    info = await _find(site.log, run_id, min(query.wait_s, WAIT_S_MAX))
+    info = await _find(site, run_id, min(query.wait_s, WAIT_S_MAX))
     if query.stream and info.root_run_id != run_id:
         principal.require("runs:read", info.root_run_id)
         info = await site.log.info(info.root_run_id)
@@ -174,18 +174,34 @@ class _Attended:
             self._listen()
 
 
-async def _find(log: Log, run_id: str, wait_s: float) -> RunInfo:
-    """The run, which may begin within `wait_s` seconds. Raises RunNotFound."""
+async def _find(site: Site, run_id: str, wait_s: float) -> RunInfo:
+    """The run, which may begin within `wait_s` seconds.
+
+    Raises:
+        RunNotFound: it is not there.
+        LogUnavailable: the server is stopping.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     while True:
         try:
-            return await log.info(run_id)
+            return await site.log.info(run_id)
         except RunNotFound:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 raise
-            await log.wait(run_id, after=0, timeout=left_s)
+        if site.stopping.is_set():
+            raise stop_notice()
+        waiting = asyncio.ensure_future(site.log.wait(run_id, after=0, timeout=left_s))
+        stopping = asyncio.ensure_future(site.stopping.wait())
+        try:
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        finally:
+            waiting.cancel()
+            stopping.cancel()
+            await asyncio.gather(waiting, stopping, return_exceptions=True)
 
 
 def _choose_form(accept: str) -> StreamFormat | None:

@@ -121,7 +121,7 @@ class Followers:
             LogUnavailable: the server is stopping.
         """
         if self.stopping.is_set():
-            raise _stopping()
+            raise stop_notice()
         if self._per_run[root_run_id] >= self._per_run_max:
             raise TooManySubscribers(
                 f"run {root_run_id!r} has {self._per_run_max} subscribers, as many as this server takes"
@@ -227,7 +227,7 @@ class Followers:
             except TimeoutError:
                 self._look(loop.time())
         for follower in list(self._followers):
-            follower.leave(_stopping())
+            follower.leave(stop_notice())
 
     def _look(self, now: float) -> None:
         for follower in list(self._followers):
@@ -248,5 +248,6 @@ class Followers:
         return Lag(max(lags, default=0), sum(lags))
 
 
-def _stopping() -> NotNow:
+def stop_notice() -> NotNow:
+    """What those hear who wait or follow when the server goes."""
     return NotNow("the server is stopping: connect again in a moment")
