@@ -196,6 +196,23 @@ async def test_stopping_answers_who_waits_for_a_run_to_follow(log: MemoryLog) ->
     await app.stop()
 
 
+async def test_a_request_that_does_not_end_holds_up_the_stop_once(log: MemoryLog) -> None:
+    app = create_app(log, options=ServerOptions(drain_s=0.05))
+    await app.start()
+    stuck = {"more_body": True, "body": b"{"}
+    asking = asyncio.create_task(ask(app, "PUT", "/v1/runs/r", receives=[stuck]))
+    await asyncio.sleep(0)
+    assert not await app.drain()
+    again = asyncio.create_task(app.drain())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert again.done()
+    assert not again.result()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await app.stop()
+
+
 async def ask(
     app: App,
     method: str,

@@ -75,6 +75,8 @@ class App:
         self._site: Site | None = None
         self._tracing: Tracing | None = None
         self._trouble_at = 0.0
+        # Until when (the loop's time) requests may finish once the server is stopping.
+        self._drain_until = 0.0
         self._starting = asyncio.Lock()
         self._working: set[asyncio.Task[None]] = set()
         self._active = 0
@@ -110,13 +112,15 @@ class App:
     async def drain(self) -> bool:
         """Tell all who wait or follow that the server goes, and let requests finish.
 
-        True when nothing is left; False after `drain_s` seconds.
+        True when nothing is left; False `drain_s` seconds after the first call.
         """
         if self._site is None:
             return True
-        self._site.stopping.set()
+        if not self._site.stopping.is_set():
+            self._site.stopping.set()
+            self._drain_until = asyncio.get_running_loop().time() + self._options.drain_s
         try:
-            async with asyncio.timeout(self._options.drain_s):
+            async with asyncio.timeout_at(self._drain_until):
                 await self._idle.wait()
         except TimeoutError:
             logger.warning("%d requests did not end in time", self._active)
