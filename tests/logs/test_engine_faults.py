@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from opened_log import insist, opened
 from runstream.conformance.check import (
     collect,
     ending,
@@ -24,7 +25,7 @@ from runstream.conformance.check import (
     subscribe,
 )
 from runstream.errors import LogUnavailable, RunNotFound
-from runstream.log import Appended, LeaseClaim, Log, Producer
+from runstream.log import LeaseClaim, Log, Producer
 from runstream.logs import open_log
 from runstream.record import Cursor, Draft, Record, make_draft
 from services.log_engine import LogEngine
@@ -35,15 +36,6 @@ DEADLINE_S = 90.0
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
-
-
-@asynccontextmanager
 async def opened_through_proxy(engine: LogEngine) -> AsyncGenerator[tuple[Proxy, Log]]:
     async with (
         asyncio.timeout(DEADLINE_S),
@@ -51,16 +43,6 @@ async def opened_through_proxy(engine: LogEngine) -> AsyncGenerator[tuple[Proxy,
         opened(engine.url_at(proxy.port)) as log,
     ):
         yield proxy, log
-
-
-async def insist(log: Log, drafts: Sequence[Draft], producer: Producer) -> Appended:
-    """As a publisher does: send the same batch until the log answers."""
-    final = drafts[-1].is_terminal
-    while True:
-        try:
-            return await log.append("r", drafts, producer=producer, final=final)
-        except LogUnavailable:
-            await asyncio.sleep(0.02)
 
 
 async def wait_for(log: Log, count: int) -> int:
@@ -76,7 +58,7 @@ async def wait_for(log: Log, count: int) -> int:
 async def produce(log: Log, who: str, count: int) -> None:
     """Number after number, each batch until it is acknowledged."""
     for start in range(0, count, 5):
-        await insist(log, notes("r", range(start, start + 5)), Producer(who, 0, start + 1))
+        await insist(log, "r", notes("r", range(start, start + 5)), Producer(who, 0, start + 1))
 
 
 async def follow(log: Log) -> asyncio.Future[list[Record]]:
@@ -106,7 +88,7 @@ async def test_kills_under_load_lose_and_double_nothing(engine: LogEngine) -> No
             await wait_for(log, min(last + rng.randint(50, 300), 2 * count - 100))
             await asyncio.to_thread(engine.restart)
         await asyncio.gather(*writers)
-        await insist(log, [ending("r")], Producer("end", 0, 1))
+        await insist(log, "r", [ending("r")], Producer("end", 0, 1))
         stored = await read_all(log, "r")
         assert sorted(numbers_of(stored[:-1])) == sorted([-1, *range(count), *range(count)])
         for follower in followers:
@@ -126,14 +108,14 @@ async def test_a_pause_of_the_engine_delays_writers_and_readers_and_loses_nothin
         follower = await follow(log)
         await asyncio.to_thread(engine.pause)
         appends = [
-            asyncio.ensure_future(insist(log, notes("r", [n]), Producer(f"p{n}", 0, 1)))
+            asyncio.ensure_future(insist(log, "r", notes("r", [n]), Producer(f"p{n}", 0, 1)))
             for n in range(1, 20)
         ]
         done, _ = await asyncio.wait(appends, timeout=pause_s)
         assert not done
         engine.resume()
         await asyncio.gather(*appends)
-        await insist(log, [ending("r")], Producer("end", 0, 1))
+        await insist(log, "r", [ending("r")], Producer("end", 0, 1))
         seen = await follower
         assert sorted(numbers_of(seen[:-1])) == list(range(20))
         assert [record.seq for record in seen] == list(range(1, 22))
@@ -187,7 +169,7 @@ async def test_readers_and_writers_go_on_when_their_connections_are_cut(engine: 
             await wait_for(log, count)
             proxy.cut()
         await writer
-        await insist(log, [ending("r")], Producer("end", 0, 1))
+        await insist(log, "r", [ending("r")], Producer("end", 0, 1))
         assert numbers_of((await follower)[:-1]) == list(range(-1, 300))
 
 
@@ -211,8 +193,8 @@ async def test_an_engine_that_cannot_be_reached_is_said_and_used_again_when_it_c
             assert isinstance(refusal, LogUnavailable)
             assert "127.0.0.1" in str(refusal)
         await asyncio.to_thread(engine.start)
-        assert (await insist(log, notes("r", [2]), Producer("p", 0, 2))).last_seq == 2
-        await insist(log, [ending("r")], Producer("p", 0, 3))
+        assert (await insist(log, "r", notes("r", [2]), Producer("p", 0, 2))).last_seq == 2
+        await insist(log, "r", [ending("r")], Producer("p", 0, 3))
         assert kinds_of([first, *await following]) == ["note", "note", "run.completed"]
 
 
@@ -265,7 +247,7 @@ async def test_a_full_engine_refuses_appends_and_takes_them_again(engine: LogEng
                 stored += 1
         assert (await log.info("r")).last_seq == stored
         await asyncio.to_thread(engine.make_room)
-        await insist(log, [large(stored)], Producer("p", 0, stored + 1))
+        await insist(log, "r", [large(stored)], Producer("p", 0, stored + 1))
         assert len(await read_all(log, "r")) == stored + 1
 
 
@@ -281,7 +263,7 @@ async def test_a_durable_engine_keeps_its_generations_when_it_is_restarted(
         before = (await log.open("r", producer=None, workflow="w")).info.generation
         await log.append("r", notes("r", [0]))
         await asyncio.to_thread(engine.restart)
-        await insist(log, notes("r", [1]), Producer("p", 0, 1))
+        await insist(log, "r", notes("r", [1]), Producer("p", 0, 1))
         page = await log.read("r", after=Cursor(before, 0))
         assert numbers_of(page.drafts) == [0, 1]
 

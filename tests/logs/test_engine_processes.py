@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from threading import Event
 
 import pytest
 
+from opened_log import opened, wait_for_removal
 from programs import run_program, wait_until
 from runstream import connect, flush, process, publish, start_run
 from runstream.conformance.check import collect, ending, new_name, notes, read_all, subscribe
 from runstream.errors import LeaseLost, ProducerFenced, RunNotFound
 from runstream.log import LeaseClaim, Log, Producer
-from runstream.logs import open_log
 from services.log_engine import LogEngine
 from services.proxy import proxy_to
 
@@ -43,15 +42,6 @@ async def write(url, run, who, count):
 
 asyncio.run(write(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
 """
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
 
 
 @pytest.mark.allow_blocking  # for the children's output
@@ -181,16 +171,6 @@ async def test_everybody_who_waits_for_a_run_in_a_process_hears_that_it_is_opene
         await asyncio.to_thread(asyncio.run, wait(log, 1.0))
         heard.set()
         await last
-
-
-async def wait_for_removal(log: Log, run: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                info = await log.info(run)
-            except RunNotFound:
-                return
-            await log.wait(run, after=info.last_seq, timeout=0.1)
 
 
 async def test_finished_runs_age_out_with_their_children_once_for_all_processes(

@@ -5,7 +5,6 @@ told in another order, whoever leads.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from opened_log import insist
 from programs import report
 from runstream.conformance.check import (
     collect,
@@ -23,11 +23,11 @@ from runstream.conformance.check import (
     read_all,
     subscribe,
 )
-from runstream.errors import InvalidURL, LogUnavailable, RunNotFound
-from runstream.log import Appended, Log, Producer
+from runstream.errors import InvalidURL, RunNotFound
+from runstream.log import Log, Producer
 from runstream.logs import open_log
 from runstream.logs.nats import NatsLog
-from runstream.record import Draft, Record
+from runstream.record import Record
 from services.nats import NatsCluster
 
 # Guards against hanging. A new leader is elected within ten seconds, on an idle machine.
@@ -50,14 +50,6 @@ async def opened(url: str) -> AsyncGenerator[NatsLog]:
         yield log
     finally:
         await log.aclose()
-
-
-async def insist(log: Log, run: str, drafts: Sequence[Draft], producer: Producer) -> Appended:
-    """As a publisher does: send the same batch until the log answers."""
-    while True:
-        with contextlib.suppress(LogUnavailable):
-            final = drafts[-1].is_terminal
-            return await log.append(run, drafts, producer=producer, final=final)
 
 
 class Load:

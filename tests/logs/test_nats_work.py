@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
 
+from opened_log import opened
 from runstream import connect, flush, process, publish, start_run
 from runstream.conformance.check import (
     collect,
@@ -24,19 +23,10 @@ from runstream.conformance.check import (
 )
 from runstream.errors import LogClosed, LogUnavailable
 from runstream.log import Log, Producer
-from runstream.logs import nats, open_log
+from runstream.logs import nats
 
 # A guard against hanging.
 HANG_S: Final = 60.0
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
 
 
 async def test_streams_that_are_forgotten_while_they_work_lose_and_double_nothing(

@@ -5,32 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from opened_log import opened
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
-from runstream.log import Log
 from runstream.logs import open_log
 from runstream.logs.postgres import PostgresLog
 from runstream.logs.postgres_url import parse
 from runstream.record import Cursor, make_draft
 from services.engine import free_port
 from services.postgres import PASSWORD, USER, PostgresServer, running_postgres
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
 
 
 def refused(url: str, kind: type[RunstreamError], says: str) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import pytest
 
+from opened_log import opened
 from runstream.conformance.check import (
     collect,
     ending,
@@ -21,7 +20,6 @@ from runstream.conformance.check import (
 )
 from runstream.errors import NotALog, RunNotFound
 from runstream.log import Log, Producer
-from runstream.logs import open_log
 from runstream.record import make_draft
 from services.postgres import PASSWORD, PostgresServer
 from services.proxy import proxy_to
@@ -29,15 +27,6 @@ from services.proxy import proxy_to
 RUN = "run-1"
 # A guard against hanging.
 HANG_S = 60
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
 
 
 async def test_a_writer_that_stops_within_its_transaction_holds_the_others_up_for_a_moment_only(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Generator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from opened_log import insist
 from runstream.conformance import CHECKS, log_factory
 from runstream.conformance.check import (
     REMOTE_CHECK_S_MAX,
@@ -23,10 +23,9 @@ from runstream.conformance.check import (
     read_all,
     subscribe,
 )
-from runstream.errors import InvalidURL, LogUnavailable
+from runstream.errors import InvalidURL
 from runstream.log import Log, Producer
 from runstream.logs import open_log
-from runstream.record import Draft
 from services.redis import RedisServer, running_cluster
 
 # Seconds in which a cluster's nodes tell each other who has which slots.
@@ -81,15 +80,6 @@ def replicated_cluster(tmp_path: Path) -> Generator[list[RedisServer]]:
     """A cluster of this test alone, whose first master has a replica."""
     with running_cluster(tmp_path, replicas=1) as nodes:
         yield nodes
-
-
-async def insist(log: Log, run: str, drafts: list[Draft], producer: Producer) -> None:
-    """As a publisher does: send the same batch until the log answers."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            with contextlib.suppress(LogUnavailable):
-                await log.append(run, drafts, producer=producer, final=drafts[-1].is_terminal)
-                return
 
 
 async def test_a_failover_is_survived_by_writers_and_readers(

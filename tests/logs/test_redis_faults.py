@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
 
 import pytest
 
+from opened_log import insist, opened, wait_for_removal
 from runstream.bell import Bell
 from runstream.conformance.check import (
     collect,
@@ -22,36 +21,15 @@ from runstream.conformance.check import (
     subscribe,
 )
 from runstream.errors import InvalidInput, InvalidPosition, LogUnavailable, RunNotFound
-from runstream.log import Appended, Log, Producer
-from runstream.logs import open_log
+from runstream.log import Appended, Producer
 from runstream.logs.redis_nodes import Address
 from runstream.logs.redis_wakeups import Wakeups
-from runstream.record import Cursor, Draft
+from runstream.record import Cursor
 from services.proxy import proxy_to
 from services.redis import RedisServer
 
 # No honest wait of a test comes near it.
 DEADLINE_S = 60.0
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Log]:
-    log = await asyncio.to_thread(open_log, url)
-    try:
-        yield log
-    finally:
-        await log.aclose()
-
-
-async def insist(log: Log, run: str, drafts: Sequence[Draft], producer: Producer) -> Appended:
-    """As a publisher does: send the same batch until the log answers."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                final = drafts[-1].is_terminal
-                return await log.append(run, drafts, producer=producer, final=final)
-            except LogUnavailable:
-                continue
 
 
 async def test_what_hung_in_a_paused_server_when_its_caller_gave_up_is_void(
@@ -181,16 +159,6 @@ async def test_what_cannot_be_sent_is_refused_alone(redis_url: str) -> None:
             await log.info("\ud800")
         with pytest.raises(InvalidPosition):
             await log.read(run, after=Cursor(None, 10**30))
-
-
-async def wait_for_removal(log: Log, run: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            try:
-                info = await log.info(run)
-            except RunNotFound:
-                return
-            await log.wait(run, after=info.last_seq, timeout=0.1)
 
 
 async def test_what_ended_in_a_process_that_died_at_once_is_listed_and_ages_out(

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from opened_log import insist
 from programs import report
 from runstream.conformance.check import collect, ending, notes, subscribe
 from runstream.errors import LogUnavailable
 from runstream.log import Log, Producer
 from runstream.logs import open_log
-from runstream.record import Draft, Record
+from runstream.record import Record
 from runstream.subscription import Subscription
 from server_process import ServerProcess
 from services.engine import Engine
@@ -55,19 +56,11 @@ def servers(
         yield servers
 
 
-async def insist(log: Log, drafts: list[Draft], producer: Producer) -> None:
-    """As a publisher does: send the same batch until the log answers."""
-    while True:
-        with contextlib.suppress(LogUnavailable):
-            await log.append(RUN, drafts, producer=producer, final=drafts[-1].is_terminal)
-            return
-
-
 async def produce(log: Log, who: str, until: asyncio.Event) -> int:
     """Number after number until the event; how many."""
     number = 0
     while not until.is_set():
-        await insist(log, notes(RUN, [number, number + 1]), Producer(who, 0, number + 1))
+        await insist(log, RUN, notes(RUN, [number, number + 1]), Producer(who, 0, number + 1))
         number += 2
     return number
 
@@ -129,7 +122,7 @@ async def test_random_kills_of_servers_and_engine_lose_and_double_nothing(
         await kill(random.Random(seed), [*servers, engine], kills)
         enough.set()
         counts = await asyncio.gather(*writers)
-        await insist(logs[1], [ending(RUN)], Producer("end", 0, 1))
+        await insist(logs[1], RUN, [ending(RUN)], Producer("end", 0, 1))
         for seen in await asyncio.gather(*followers):
             assert [record.seq for record in seen] == list(range(1, sum(counts) + 2))
             numbers = sorted(record.data["n"] for record in seen[:-1])
