@@ -19,9 +19,6 @@ from .pace import Pace
 
 # What waits for a slow reader: enough that a moment's work costs no speed, too few to be a buffer.
 PIECES_MAX: Final = 64
-# A reader that is not woken for each chunk looks for itself after so many naps of the engine's thread, which
-# wakes it at each: only an engine that stops in between makes it wait for that.
-PATIENCE_NAPS: Final = 2
 
 
 class PieceSource(Protocol):
@@ -143,14 +140,14 @@ class HandOver:
     async def take(self) -> Piece | None:
         chunks = self._chunks
         while True:
-            nap_s = self._pace.nap_s
+            patience_s = self._pace.patience_s
             while not chunks:
                 if self._ended and not chunks:
                     if self._error is not None:
                         raise self._error
                     return None
-                await self._wait(nap_s)
-                nap_s = 0.0  # if there is none yet, the engine has paused
+                await self._wait(patience_s)
+                patience_s = 0.0  # if there is none yet, the engine has paused
             chunk = chunks.popleft()
             if len(chunks) == PIECES_MAX // 2:
                 self._room.set()
@@ -167,16 +164,16 @@ class HandOver:
     async def aclose(self) -> None:
         self.leave()
 
-    async def _wait(self, nap_s: float) -> None:
+    async def _wait(self, patience_s: float) -> None:
         if self._reading:
             raise RuntimeError("this stream is already being read")
         self._reading = True
         timer: asyncio.TimerHandle | None = None
         try:
             waiter = self._loop.create_future()
-            self._patient = nap_s > 0
+            self._patient = patience_s > 0
             if self._patient:
-                timer = self._loop.call_later(PATIENCE_NAPS * nap_s, _resolve, waiter)
+                timer = self._loop.call_later(patience_s, _resolve, waiter)
             self._waiter = waiter
             # Once more, because the engine looks for a waiter only after it has put its chunk.
             if not self._chunks and not self._ended:

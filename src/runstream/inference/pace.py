@@ -18,6 +18,9 @@ FAST_CHUNK_S: Final = 0.0005
 # the first of them has let the others be made.
 NAP_S_MAX: Final = 0.002
 NAP_CHUNKS_MAX: Final = 24
+# The thread wakes the reader before each nap. A reader that hears nothing for so many of them looks itself:
+# the engine may have stopped in between.
+PATIENCE_NAPS: Final = 2
 # The thread of a slow engine rests for this share of the time for a chunk, less what getting up takes (in
 # seconds): it is back before the next one.
 LINGER_SHARE: Final = 0.9
@@ -35,14 +38,23 @@ RESTLESS_CHUNKS: Final = 64
 class Pace:
     """That of one generation, as the thread sees it that takes the engine's chunks."""
 
-    __slots__ = ("_asked_cpu_s", "_asked_s", "_chunks", "_debt", "_recent_s", "_since_s", "nap_s")
+    __slots__ = (
+        "_asked_cpu_s",
+        "_asked_s",
+        "_chunks",
+        "_debt",
+        "_recent_s",
+        "_since_s",
+        "patience_s",
+    )
 
     def __init__(self) -> None:
-        # How long a nap is, in seconds; 0.0 if the engine is not fast. Any thread may look.
-        self.nap_s = 0.0
+        # How long a reader waits before it looks whether there are chunks, in seconds; 0.0: it is woken for
+        # each. Any thread may look.
+        self.patience_s = 0.0
         self._recent_s: deque[float] = deque(maxlen=RECENT_CHUNKS)
-        # When the engine was last waited for, the chunks since then, and how many have to come before the
-        # next rest.
+        # When the engine was last waited for, the chunks since then, and how many have to come before it is
+        # asked again whether there is time for a rest.
         self._since_s = time.monotonic()
         self._chunks = 0
         self._debt = 0.0
@@ -52,36 +64,37 @@ class Pace:
 
     def asks(self, rested_s: float = 0.0) -> None:
         """The thread asks for the next chunk, after it has rested for so long, or a little longer."""
+        if not rested_s and self._chunks + 1 < self._debt:
+            return  # nobody will want to know: there is no rest after that one
         self._asked_s = time.monotonic()
+        self._asked_cpu_s = time.thread_time()
         if rested_s and self._asked_s - self._since_s > rested_s + LATE_S:
             self._debt = RESTLESS_CHUNKS
-        if self._chunks + 1 >= self._debt:
-            self._asked_cpu_s = time.thread_time()
 
     def comes(self) -> float:
         """A chunk has come: how long to rest after it (in seconds), while the engine makes the next."""
         self._chunks += 1
+        if self._chunks < self._debt:
+            return 0.0
         now_s = time.monotonic()
         gap_s = now_s - self._asked_s
-        if self.nap_s and gap_s > NAP_S_MAX:  # it is not fast any more
-            self.nap_s = 0.0
+        # What the thread did itself to get the chunk is no waiting.
+        if gap_s <= READY_S or gap_s - (time.thread_time() - self._asked_cpu_s) <= READY_S:
+            return 0.0
+        if self.patience_s and gap_s > NAP_S_MAX:  # it is not fast any more
             self._recent_s.clear()
-        if self._chunks < self._debt or gap_s <= READY_S:
-            return 0.0
-        # What the thread did itself to get the chunk is no waiting. (Its clock is a slow one.)
-        if gap_s - (time.thread_time() - self._asked_cpu_s) <= READY_S:
-            return 0.0
         is_single = self._chunks == 1
         self._recent_s.append((now_s - self._since_s) / self._chunks)
-        self._since_s, self._chunks, self._debt = now_s, 0, 0.0
+        self._since_s, self._chunks, self._debt, self.patience_s = now_s, 0, 0.0, 0.0
         if len(self._recent_s) < RECENT_CHUNKS:
             return 0.0
         chunk_s = min(self._recent_s)
         if chunk_s > FAST_CHUNK_S:
             # Those that come several at a time don't wait for one another.
             return LINGER_SHARE * chunk_s - GETTING_UP_S if is_single else 0.0
-        self.nap_s = min(NAP_S_MAX, NAP_CHUNKS_MAX * chunk_s)
+        nap_s = min(NAP_S_MAX, NAP_CHUNKS_MAX * chunk_s)
         # Whatever is mistaken for idling, the engine is never kept: what comes during a nap is taken before
         # the next one.
-        self._debt = self.nap_s / chunk_s
-        return self.nap_s
+        self._debt = nap_s / chunk_s
+        self.patience_s = PATIENCE_NAPS * nap_s
+        return nap_s
