@@ -266,6 +266,20 @@ async def test_closing_the_provider_ends_an_answer_that_hangs() -> None:
             await task
 
 
+@pytest.mark.parametrize("closed", ["stream", "provider"])
+async def test_closing_ends_an_answer_that_has_just_been_asked_for(closed: str) -> None:
+    async with scripted_server(stay_open()) as server, provider_of(server.base_url) as provider:
+        await provider.load()
+        reading = provider.stream_chunks(ask("Hi"))
+        first = asyncio.ensure_future(anext(reading))
+        await asyncio.sleep(0)  # the request's own task is there, and has not begun
+        await (reading if closed == "stream" else provider).aclose()
+        end = StopAsyncIteration if closed == "stream" else InferenceFailed
+        async with asyncio.timeout(30):
+            with pytest.raises(end):
+                await first
+
+
 @pytest.mark.parametrize("name", ["top_k", "min_p"])
 async def test_options_that_the_api_lacks_are_refused_by_name(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"no option '{name}'.*extra_body"):

@@ -222,6 +222,8 @@ class _Answer:
         self._error: InferenceFailed | None = None
         self._done = done
         self._task = self._loop.create_task(self._read(read))
+        # Not in the task: one that is cancelled before its first step runs nothing.
+        self._task.add_done_callback(self._end)
 
     async def take(self) -> Piece | None:
         while not self._pieces:
@@ -257,7 +259,8 @@ class _Answer:
                         await self._room.wait()
         except InferenceFailed as error:
             self._error = self._error or error
-        finally:
-            self._ended = True
-            self._news.set()
-            self._done(self)
+
+    def _end(self, _task: asyncio.Task[None]) -> None:
+        self._ended = True
+        self._news.set()
+        self._done(self)
