@@ -156,9 +156,8 @@ class _Field:
             return value[len(known) :] if value.startswith(known) else None
         if self._strings is not None and _is_list(value):
             count = len(self._strings)
-            added = value[count:]
-            if value[:count] == self._strings and all(type(item) is str for item in added):
-                return added
+            if value[:count] == self._strings:
+                return value[count:]
         return None
 
     def can_grow(self, growth: Growth) -> bool:
