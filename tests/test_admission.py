@@ -47,7 +47,8 @@ def test_repeated_batches_are_stored_once_and_answered_with_their_places(
 def test_a_batch_is_new_known_or_refused_and_never_anything_else(
     have: int, number: int, count: int
 ) -> None:
-    state = ProducerState(0, have, max(have - 1, 1), 1, have)
+    batch_number = max(have - 1, 1)
+    state = ProducerState(0, have, batch_number, 1, have)
     producer = Producer("p", 0, number)
     last = number + count - 1
 
@@ -57,6 +58,9 @@ def test_a_batch_is_new_known_or_refused_and_never_anything_else(
         answer = admit(state, producer, count)[1]
         assert answer is not None
         assert answer.duplicates == count
+        # Of the last batch the log knows the places, of any other, or a part of it, not.
+        whole = (number, last) == (batch_number, have)
+        assert (answer.first_seq, answer.last_seq) == ((1, have) if whole else (0, 0))
     else:
         with pytest.raises(NumberGap):
             admit(state, producer, count)

@@ -203,6 +203,17 @@ def test_who_waits_behind_a_whole_batch_that_came_too_late_is_answered() -> None
     assert box.counts.dropped == 4
 
 
+def test_what_others_queue_behind_the_end_of_the_root_is_cut_off() -> None:
+    box = outbox(records_max=10)
+    box.put_always(draft(1, "run.completed", run_id="root"))
+    # Two threads that had looked whether the run goes on before it ended.
+    box._entries.extend([draft(2, run_id="child"), draft(3)])  # pyright: ignore[reportPrivateUsage] - no call tells
+    batch = taken(box)
+    assert [one.kind for one in batch.drafts] == ["run.completed"]
+    assert batch.final
+    assert box.counts.dropped == 2
+
+
 def test_records_that_came_too_late_for_the_run_are_dropped_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

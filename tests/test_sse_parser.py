@@ -77,10 +77,19 @@ def test_what_the_server_writes_is_read_back() -> None:
             b"id: 1\nevent: x\ndata: a\n\nxid: 2\nevent: x\ndata: b\n\n",
             [(b"1", b"x", b"a"), (b"1", b"x", b"b")],
         ),
+        (
+            b"id: 1\nevent: x\ndata: a\n\nevent: x\ndata: b\n\nid: 2\nevent: x\ndata: c\n\n",
+            [(b"1", b"x", b"a"), (b"1", b"x", b"b"), (b"2", b"x", b"c")],
+        ),
+        (b"id: 1\0\nevent: x\ndata: a\n\n", [(b"", b"x", b"a")]),
     ],
 )
 def test_every_form_that_the_standard_allows_is_read(text: bytes, frames: list[Frame]) -> None:
     assert parse(text) == frames == by_the_standard(text)
+
+
+def test_a_line_end_of_two_bytes_may_be_cut_in_the_middle() -> None:
+    assert parse(b"data: a\r", b"\ndata: b\r", b"\n\r\n") == [(b"", b"message", b"a\nb")]
 
 
 def test_a_retry_is_a_number_of_milliseconds_or_nothing() -> None:
@@ -94,6 +103,7 @@ PIECES = st.sampled_from(
         b"\r", b"\n", b"\r\n", b"\n\n", b"data: x\n", b"data: {}\n\n", b"id: g.1\n", b"id: \0\n",
         b"event: a\n", b": beat\n\n", b"\xef\xbb\xbf", b"da", b"ta", b":", b" ", b"retry: 10\n",
         "ünï".encode(), b"id: g.2\nevent: b\ndata: 1\n\n", frame_of(7), frame_of(8, "\u2028x"), HEARTBEAT,
+        b"data: y", b"event: b\ndata: 2\n\n", b"id: g\0\nevent: b\ndata: 3\n\n",
     ]
 )  # fmt: skip
 

@@ -200,6 +200,8 @@ async def check_nothing_follows_a_childs_end(open_log: OpenLog) -> None:
     async with open_log() as log:
         root = await new_run(log)
         child = await new_run(log, parent=root)
+        late = [ending(child), *notes(child, [1])]
+        await refusal(log.append(child, late), RunEnded, "a record after the end in one append")
         await log.append(child, [*notes(child, [1]), ending(child)])
         await refusal(log.append(child, notes(child, [2])), RunEnded, "a record after the end")
         await refusal(log.append(child, [ending(child)]), RunEnded, "a second end of a child")
