@@ -257,7 +257,4 @@ def _say(line: str) -> None:
 
 
 def _listed(result: Any) -> list[Any]:
-    several: list[Any] = [result]
-    if type(result) is list:
-        several = result  # pyright: ignore[reportUnknownVariableType] - whatever a step returned
-    return several
+    return [*result] if type(result) is list else [result]

@@ -111,7 +111,7 @@ async def test_appending_goes_on_renewing_a_lease_that_was_claimed_meanwhile(
 @pytest.mark.parametrize("alone", [True, False])
 async def test_what_was_rolled_back_is_forgotten(log: SqliteLog, alone: bool) -> None:
     """A piece of work fails after it has appended; others share its transaction, or don't."""
-    writer = log._writer  # pyright: ignore[reportPrivateUsage]
+    writer = log._writer  # pyright: ignore[reportPrivateUsage] - no append of a log fails behind its writing
     await log.append("r", [token()], producer=Producer("p", 0, 1))
 
     def fail(db: sqlite3.Connection) -> None:
