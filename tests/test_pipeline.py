@@ -123,7 +123,7 @@ async def test_a_pipeline_waits_for_the_steps_that_it_submitted() -> None:
 
     @step
     def slow(n: int) -> None:
-        time.sleep(0.02)
+        time.sleep(0.02)  # a pipeline that does not wait is over by then
         finished.append(n)
 
     @pipeline

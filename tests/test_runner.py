@@ -112,20 +112,21 @@ async def test_a_plain_step_is_retried_in_its_thread() -> None:
 
 
 async def test_a_failure_stops_what_runs_beside_it() -> None:
-    stopped = asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
 
     class TwoSteps(Workflow):
         @step
         async def long(self, ev: StartEvent) -> None:
+            begun.set()
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 stopped.set()
                 raise
 
         @step
         async def short(self, ev: StartEvent) -> StopEvent:
-            await asyncio.sleep(0.01)
+            await begun.wait()
             raise ValueError("short")
 
     handler = TwoSteps().run()

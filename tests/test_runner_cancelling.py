@@ -41,6 +41,8 @@ from workflow_runs import kinds_of, own_log, records_of, until
 __all__ = ["own_log"]
 
 PATIENCE_S = 20.0
+# A step's time, where a later attempt has to be within it however busy the machine is.
+LIMIT_S = 1.0
 
 
 async def test_a_step_that_never_returns_ends_with_the_run_s_time() -> None:
@@ -61,7 +63,7 @@ async def test_a_step_that_never_returns_ends_with_the_run_s_time() -> None:
 
 async def test_an_attempt_that_exceeds_the_step_s_time_is_cancelled_and_retried() -> None:
     class Slow(Workflow):
-        @step(timeout=0.02, retry=Retry(attempts=2, delay=0))
+        @step(timeout=LIMIT_S, retry=Retry(attempts=2, delay=0))
         async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             if ctx.attempt == 1:
                 await asyncio.sleep(60)
@@ -72,7 +74,7 @@ async def test_an_attempt_that_exceeds_the_step_s_time_is_cancelled_and_retried(
     retrying = next(r for r in await records_of(handler) if r.kind == "step.retrying")
     assert retrying.data["error"] == {
         "type": "StepTimedOut",
-        "message": "step 'work' exceeded its 0.02 s",
+        "message": "step 'work' exceeded its 1 s",
     }
 
 
@@ -93,7 +95,7 @@ async def test_an_attempt_whose_time_is_up_can_publish_no_more() -> None:
     go = threading.Event()
 
     class Stubborn(Workflow):
-        @step(timeout=0.02, retry=Retry(attempts=2, delay=0))
+        @step(timeout=LIMIT_S, retry=Retry(attempts=2, delay=0))
         def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             if ctx.attempt == 2:
                 return StopEvent(result="second")

@@ -191,7 +191,7 @@ async def test_no_more_of_a_step_run_at_once_than_it_has_workers() -> None:
             nonlocal most
             running.append(ev.n)
             most = max(most, len(running))
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             running.remove(ev.n)
             return StopEvent(result=most) if ctx.collect_events(ev, [Part] * 9) else None
 
