@@ -67,7 +67,7 @@ def test_no_view_has_a_fault_that_axe_finds(
     expect(page.get_by_role("alert")).to_be_visible()
     faults["unknown"] = audit(page, axe)
     page.goto(f"{server.url}/#/start")
-    expect(page.get_by_text("starts no workflows")).to_be_visible()
+    expect(page.get_by_text("offers no workflows")).to_be_visible()
     faults["start"] = audit(page, axe)
     context.close()
     assert not any(faults.values()), json.dumps(faults, indent=1)

@@ -169,7 +169,7 @@ def test_a_phone_and_the_dark_show_everything(server: ServerProcess, chromium: B
 
 def test_an_unknown_run_says_so(server: ServerProcess, page: Page) -> None:
     page.goto(f"{server.url}/#/runs/nobody")
-    expect(page.get_by_role("alert")).to_contain_text("nobody")
+    expect(page.get_by_role("alert")).to_contain_text("no such run")
 
 
 def test_hostile_payloads_can_do_nothing(server: ServerProcess, page: Page) -> None:

@@ -53,7 +53,7 @@ class Guard extends Component<{ children: ReactNode }, { error: unknown }> {
     return (
       <div className="trouble" role="alert">
         <p>The console cannot show this, which is a fault of the console: {String(this.state.error)}</p>
-        <button type="button" onClick={() => location.reload()}>Load it again</button>
+        <button type="button" onClick={() => location.reload()}>Reload</button>
       </div>
     );
   }

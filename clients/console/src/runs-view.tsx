@@ -79,7 +79,7 @@ function RunRow({ run }: { run: RunInfo }) {
 
 const Empty = ({ filtered }: { filtered: boolean }) =>
   filtered ? (
-    <p className="empty">No run is like that.</p>
+    <p className="empty">No run matches.</p>
   ) : (
     <p className="empty">No runs yet. <code>runstream demo</code> makes one, and so does every <code>workflow.run(url=…)</code> with this server's address.</p>
   );

@@ -161,7 +161,7 @@ function ObjectField(props: FieldProps) {
       ) : (
         <>
           <Fields {...props} />
-          {canGo && <button type="button" onClick={() => onChange(undefined)}>Leave it out</button>}
+          {canGo && <button type="button" onClick={() => onChange(undefined)}>Remove</button>}
         </>
       )}
     </fieldset>

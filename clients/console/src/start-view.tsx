@@ -30,7 +30,7 @@ export function StartView({ workflow }: { workflow: string | undefined }) {
   return (
     <section>
       <h1>Start a run</h1>
-      {known.length === 0 && <p className="empty">This server starts no workflows. <code>runstream serve module:workflow</code> gives it one.</p>}
+      {known.length === 0 && <p className="empty">This server offers no workflows. Start it with some: <code>runstream serve FILE_OR_MODULE:NAME</code>.</p>}
       {workflow && !chosen && known.length > 0 && <p role="alert" className="bad">This server does not start {inert(workflow)}. It starts:</p>}
       <ul className="workflows">
         {known.map(({ name, description }) => (

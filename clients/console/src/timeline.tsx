@@ -98,7 +98,7 @@ function Bar({ attempt, scale, isWaiting, isDiscarded }: { attempt: AttemptState
   const { left, width } = scale.place(attempt);
   const took = isWaiting ? "waits" : tookOf(attempt);
   return (
-    <span className={`attempt ${isWaiting ? "waiting" : attempt.status}${isDiscarded ? " discarded" : ""}`} style={{ left: `${left}%`, width: `max(3px, ${width}%)` }} title={aboutOf(attempt)}>
+    <span className={`attempt ${isWaiting ? "waiting" : attempt.status}${isDiscarded ? " discarded" : ""}`} style={{ left: `min(${left}%, 100% - 8px)`, width: `max(3px, ${width}%)` }} title={aboutOf(attempt)}>
       <span>{isDiscarded ? <del>{took}</del> : took}</span>
     </span>
   );
