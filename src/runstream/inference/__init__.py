@@ -10,7 +10,8 @@ from .mistral_rs import MistralRsOptions, MistralRsProvider
 from .openai_server import OpenAIProvider
 from .options import InferenceOptions
 from .provider import Provider
-from .tiny_model import Script, TinyModel
+from .tiny_model import TinyModel
+from .tiny_scripts import Script
 
 __all__ = [
     "ChatMessage",
