@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import socketserver
-import threading
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
 from runstream.logs import open_log
 from runstream.logs.nats import NatsLog
 from services.engine import free_port
+from services.impostor import impostor
 from services.nats import NatsServer, running_nats
 
 PASSWORD = "s3cret/word"
@@ -35,31 +34,9 @@ def opened(url: str) -> NatsLog:
     return log
 
 
-@contextlib.contextmanager
-def greeting(words: bytes) -> Generator[int]:
+def greeting(words: bytes) -> AbstractContextManager[int]:
     """The port of a server that says this, and answers each PING."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                self.request.sendall(words)
-                while heard := self.request.recv(65536):
-                    if b"PING" in heard:
-                        self.request.sendall(b"PONG\r\n")
-
-    class Server(socketserver.ThreadingTCPServer):
-        allow_reuse_address = True
-        daemon_threads = True
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    return impostor(lambda heard: b"PONG\r\n" if b"PING" in heard else b"", greeting=words)
 
 
 @pytest.fixture

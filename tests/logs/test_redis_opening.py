@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-import socketserver
-import threading
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from runstream.logs import open_log
 from runstream.logs.redis import RedisLog
 from runstream.retention import Retention
 from services.engine import free_port
+from services.impostor import impostor
 from services.redis import RedisServer, running_redis
 
 PASSWORD = "s3cret/word"
@@ -40,31 +39,15 @@ def opened(url: str) -> RedisLog:
     return log
 
 
-@contextlib.contextmanager
-def answering(answers: dict[bytes, bytes]) -> Generator[int]:
+def answering(answers: dict[bytes, bytes]) -> AbstractContextManager[int]:
     """The port of a server that answers a command (the key is in it) as told, and others with "OK"."""
 
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                while heard := self.request.recv(65536):
-                    for command in re.split(rb"(?:^|(?<=\n))\*\d+\r\n", heard)[1:]:
-                        told = (answer for word, answer in answers.items() if word in command)
-                        self.request.sendall(next(told, b"+OK\r\n"))
+    def answer(heard: bytes) -> bytes:
+        commands = re.split(rb"(?:^|(?<=\n))\*\d+\r\n", heard)[1:]
+        told = ([text for word, text in answers.items() if word in one] for one in commands)
+        return b"".join(texts[0] if texts else b"+OK\r\n" for texts in told)
 
-    class Server(socketserver.ThreadingTCPServer):
-        allow_reuse_address = True
-        daemon_threads = True
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    return impostor(answer)
 
 
 @pytest.fixture
