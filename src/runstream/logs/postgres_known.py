@@ -108,11 +108,6 @@ class Known:
         for root_id in unit.roots.keys() & self._families.keys():
             self._families[root_id].contended_until = until
 
-    def forget_all(self) -> None:
-        """Trust nothing any more."""
-        self._families.clear()
-        self._roots.clear()
-
     def _forget(self, root_id: int) -> None:
         family = self._families.pop(root_id, None)
         for run_id in family.runs if family else ():
