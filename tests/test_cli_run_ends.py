@@ -120,7 +120,7 @@ def test_a_reader_that_leaves_ends_the_run(sqlite_url: str, flow: str) -> None:
         ("{flow}:asyncio", [], "is a module"),
         ("{flow}:Unmade", [], "cannot be made without arguments"),
         ("{flow}:Report", ["--input", "{topic: 1}"], "--input is not JSON"),
-        ("{flow}:Report", ["--input", "[1]"], "no object"),
+        ("{flow}:Report", ["--input", "[1]"], "must be a JSON object"),
         ("{flow}:Report", ["--input", "@nowhere.json"], "cannot be read from 'nowhere.json'"),
         ("{flow}:Report", ["--input", '{"words": "many"}'], "doesn't fit Begin: words: Input"),
         ("{flow}:doubled", [], "missing a required argument: 'n'"),

@@ -42,8 +42,8 @@ PARENT_ENDED: Final = "its parent run ended"
 def no_such_run(run_id: str) -> RunNotFound:
     """The error for a run that a log does not have. It names no log: a server passes it on."""
     return RunNotFound(
-        f"no run {run_id!r} in this log: it may be in another one (url=, RUNSTREAM_URL), have aged out, or "
-        "not have begun (wait=True waits for it); `runstream ls` lists those that are here"
+        f"no run {run_id!r} in this log: it may be in another one (url=, RUNSTREAM_URL), have been removed, "
+        "or not have begun (wait=True waits for it); `runstream ls` lists those that are here"
     )
 
 
@@ -190,7 +190,8 @@ def check_position(info: RunInfo, after: Cursor) -> None:
         )
     if after.seq > info.last_seq:
         raise InvalidPosition(
-            f"run {info.run_id!r} has {info.last_seq} records, nothing can follow number {after.seq} yet"
+            f"run {info.run_id!r} has {info.last_seq} records; a position after number {after.seq} "
+            "is beyond its end"
         )
     if after.seq + 1 < info.first_seq:
         raise PositionGone(

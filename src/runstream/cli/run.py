@@ -126,7 +126,7 @@ def _read_input(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Problem(f"{place} is not JSON: {error}", USAGE) from error
     if not isinstance(fields, dict):
-        raise Problem(f'{place} is JSON, but no object such as {{"topic": "rain"}}', USAGE)
+        raise Problem(f'{place} must be a JSON object, such as {{"topic": "rain"}}', USAGE)
     return cast("dict[str, Any]", fields)
 
 

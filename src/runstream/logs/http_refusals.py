@@ -65,7 +65,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> RunstreamEr
         where = f" to {host}" if host else ""
         return NotALog(f"{said}, a redirect{where}, which is not followed: give its own URL")
     kind, meaning = _MEANINGS.get(
-        status, (NotALog, "not as a Runstream server does: is the URL right?")
+        status, (NotALog, "this does not look like a Runstream server; is the URL right?")
     )
     return kind(f"{said}: {meaning}")
 

@@ -100,7 +100,7 @@ def create_key(
     Raises InvalidInput: no scope, an impossible name or pattern, or the file cannot be written.
     """
     if not scopes:
-        raise InvalidInput(f"a key needs a scope: {', '.join(PERMISSIONS)}")
+        raise InvalidInput(f"a key needs a scope, one or more of {', '.join(PERMISSIONS)}")
     RunPatterns.parse(runs or ())
     if name:
         check_name(name, "name")

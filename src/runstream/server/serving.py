@@ -147,7 +147,9 @@ def _check_free(listening: Listening) -> None:
         socket.create_connection((listening.host, listening.port), timeout=CLOSE_S).close()
     except OSError:
         return
-    raise LogUnavailable(f"cannot listen at {listening.url}: somebody does already")
+    raise LogUnavailable(
+        f"cannot listen at {listening.url}: the port is in use; choose another one"
+    )
 
 
 def _granian(app: App, listening: Listening) -> Server:
