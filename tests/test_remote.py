@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -195,6 +196,38 @@ async def test_a_run_is_followed_signalled_and_awaited_from_outside(remote: Remo
                 await handler.send_event(Answer(text="this one"))
         assert await handler == "this one"
     assert await running == "this one"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_loop_that_is_left_in_the_middle_leaves_the_server(
+    server: ServerProcess, again: bool
+) -> None:
+    """At once, not when the collector of garbage comes by; one that is kept goes on where it was left."""
+
+    def subscribers() -> str:
+        figures = server.call("GET", "/metrics").body.decode()
+        return figures.partition("\nrunstream_subscribers ")[2].partition("\n")[0]
+
+    assert server.call("PUT", "/v1/runs/r", {"workflow": "w"}).status == 201
+    events = {"events": [{"kind": "note"}] * 3}
+    assert server.call("POST", "/v1/runs/r/events", events).status == 200
+    gc.disable()
+    try:
+        async with connect(server.url) as streams, asyncio.timeout(30):
+            subscription = streams.subscribe("r")
+            async for record in subscription:
+                assert record.seq == 1
+                break
+            if again:
+                async for record in subscription:
+                    assert record.seq == 2
+                    break
+            assert subscribers() == "1.0"
+            del subscription
+            while subscribers() != "0.0":
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_a_run_is_cancelled_from_outside(remote: Remote) -> None:

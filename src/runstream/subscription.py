@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from copy import copy
 from itertools import repeat
 from types import TracebackType
 from typing import Final, Self
@@ -87,7 +88,9 @@ class Subscription:
 
     def __aiter__(self) -> AsyncIterator[Record]:
         if self._records is None:
-            self._records = self._flatten()
+            # What is left behind in the middle (`break`) ends at once, not when the collector finds it: so
+            # this may refer to the one that reads, and that one not to this.
+            self._records = _flatten(copy(self))
         return self._records
 
     async def __anext__(self) -> Record:
@@ -108,11 +111,6 @@ class Subscription:
         """Stop; the iterator ends."""
         if self._records is not None:
             await self._records.aclose()
-
-    async def _flatten(self) -> AsyncGenerator[Record, None]:
-        async for page in self.pages():
-            for record in page:
-                yield record
 
     async def pages(self) -> AsyncGenerator[list[Record], None]:
         """The same records, in the lists that they were read in (never empty)."""
@@ -259,3 +257,10 @@ class Subscription:
         # This follower may only read: the run still ends for it.
         lost = lost_draft(self.run_id, LEASE_LAPSED)
         return Record(0, lost, self._origins[self.run_id], resume_seq=position.seq)
+
+
+async def _flatten(subscription: Subscription) -> AsyncGenerator[Record, None]:
+    async with aclosing(subscription.pages()) as pages:
+        async for page in pages:
+            for record in page:
+                yield record
