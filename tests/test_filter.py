@@ -60,8 +60,10 @@ def test_a_string_is_one_value() -> None:
     assert make_filter(kinds="token").kinds == frozenset({"token"})
 
 
-def test_an_empty_filter_matches_nothing_and_is_not_open() -> None:
-    wanted = make_filter(kinds=[])
+@pytest.mark.parametrize("what", ["kinds", "topics", "steps", "correlation_ids"])
+def test_an_empty_filter_matches_nothing_and_is_not_open(what: str) -> None:
+    empty: dict[str, list[str]] = {what: []}
+    wanted = make_filter(**empty)
 
     assert not wanted.is_open
     assert not wanted.passes(make_draft("run-1", "token", {}))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +148,23 @@ def test_sizes_below_one_are_refused(gguf: Path) -> None:
     for other in (MistralRsOptions(gguf, parallel=0), MistralRsOptions(gguf, threads=0)):
         with pytest.raises(InvalidInput, match="is at least 1, not 0"):
             MistralRsProvider(options=other)
+
+
+@both
+async def test_a_process_that_can_begin_no_thread_says_so_and_closes_at_once(
+    make: Callable[[Path], Provider], gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = make(gguf)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(InferenceFailed, match="can't start new thread"):
+            await provider.load()
+    async with asyncio.timeout(10):  # it waits three times as long for a generation
+        await provider.aclose()
 
 
 @pytest.mark.parametrize(

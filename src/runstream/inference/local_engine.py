@@ -89,7 +89,12 @@ class _State(Generic[E]):
             name=f"runstream-{self._name}",
             daemon=True,  # closing stops it; a thread that can't be stopped must not keep the process
         )
-        hand_over.thread.start()
+        try:
+            hand_over.thread.start()
+        except RuntimeError as error:  # there can be no more threads
+            with self._lock:
+                self._running.discard(hand_over)
+            raise InferenceFailed(f"{self._name}: {error}") from error
         return hand_over
 
     def close(self) -> None:
