@@ -105,17 +105,22 @@ async def test_a_reader_that_leaves_wakes_an_engine_s_thread_that_rests(
         assert await filling == pace.RECENT_CHUNKS - 1  # the one after which it rested is refused
 
 
-async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def paused(monkeypatch: pytest.MonkeyPatch) -> HandOver:
+    """That of a fast engine, whose next chunk announces others that would wake the reader, and don't come."""
     monkeypatch.setattr(pace, "READY_S", -LONG)
     monkeypatch.setattr(pace, "FAST_CHUNK_S", LONG)
     hand_over = HandOver(whole)
     for _ in range(pace.RECENT_CHUNKS):
         hand_over.put(Piece("x"))
         await hand_over.take()
-    # A chunk that was there already announces others, which wake the reader; but none comes.
     monkeypatch.setattr(pace, "READY_S", LONG)
+    return hand_over
+
+
+async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hand_over = await paused(monkeypatch)
     taking = asyncio.ensure_future(hand_over.take())
     await asyncio.sleep(0)
     hand_over.put(Piece("last"))
@@ -126,13 +131,7 @@ async def test_a_reader_of_a_fast_engine_that_stops_for_a_while_gets_what_there_
 async def test_a_reader_looks_for_itself_once_and_then_waits_for_a_fast_engine_that_has_paused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pace, "READY_S", -LONG)
-    monkeypatch.setattr(pace, "FAST_CHUNK_S", LONG)
-    hand_over = HandOver(whole)
-    for _ in range(pace.RECENT_CHUNKS):
-        hand_over.put(Piece("x"))
-        await hand_over.take()
-    monkeypatch.setattr(pace, "READY_S", LONG)  # so that a chunk announces others, which don't come
+    hand_over = await paused(monkeypatch)
     looked = asyncio.Event()
     looks: list[float] = []
     loop = asyncio.get_running_loop()

@@ -52,7 +52,7 @@ async def test_a_few_appends_change_nothing(thread: int) -> None:
     crowd = Crowd()
     for _ in range(CROWD_APPENDS - 1):
         crowd.comes()
-    await asyncio.sleep(2 * LOOK_S)
+    await asyncio.sleep(2 * LOOK_S)  # it has looked by then
     assert os.sched_getscheduler(thread) == os.SCHED_OTHER
 
 
@@ -61,7 +61,7 @@ async def test_a_thread_whose_policy_somebody_has_chosen_keeps_it(thread: int) -
     crowd = Crowd()
     for _ in range(CROWD_APPENDS):
         crowd.comes()
-    await asyncio.sleep(2 * LOOK_S)
+    await asyncio.sleep(2 * LOOK_S)  # it has looked by then
     assert os.sched_getscheduler(thread) == os.SCHED_IDLE
 
 
