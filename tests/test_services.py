@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import pytest
 
-from services.engine import free_ports
+from services.engine import Engine, free_ports
 from services.proxy import proxy_to
 from services.redis import RedisServer
 
@@ -26,6 +27,18 @@ def test_a_paused_engine_answers_when_it_goes_on(redis_server: RedisServer) -> N
         redis_server.call("PING", timeout=0.1)
     redis_server.resume()
     assert redis_server.call("PING") == "+PONG"
+
+
+def test_an_engine_s_children_are_told_while_they_come_and_go(tmp_path: Path) -> None:
+    forever = "while :; do sleep 0 & sleep 0 & wait; done"
+    engine = Engine(["sh", "-c", forever], tmp_path, lambda: True)
+    engine.start()
+    try:
+        told = [engine.pids for _ in range(3000)]
+    finally:
+        engine.kill()
+    assert {pids[0] for pids in told} == {engine.pid}
+    assert any(len(pids) > 1 for pids in told)
 
 
 def test_free_ports_differ() -> None:

@@ -153,7 +153,7 @@ class Engine:
         self._process.wait()
         # What a child of it still has in its hands (a lock, a port) must not meet its successor.
         deadline = time.monotonic() + START_S_MAX
-        while any(_is_alive(pid) for pid in family) and time.monotonic() < deadline:
+        while any(is_alive(pid) for pid in family) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
     def stop(self, how: signal.Signals = signal.SIGTERM, *, timeout_s: float = START_S_MAX) -> None:
@@ -186,10 +186,18 @@ def _family(pid: int) -> list[int]:
     """A process and its descendants, the oldest first."""
     found = [pid]
     for one in found:
-        for thread in Path(f"/proc/{one}/task").glob("*/children"):
+        for thread in _threads(one):
             with contextlib.suppress(OSError):
-                found += map(int, thread.read_text().split())
+                found += map(int, (thread / "children").read_text().split())
     return found
+
+
+def _threads(pid: int) -> list[Path]:
+    """What Linux tells of each thread of a process; of one that has ended, or ends just now, nothing."""
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
 
 
 def _send(pids: Iterable[int], which: signal.Signals) -> None:
@@ -198,12 +206,13 @@ def _send(pids: Iterable[int], which: signal.Signals) -> None:
             os.kill(pid, which)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
     return _state(Path(f"/proc/{pid}/stat")) not in "ZX"
 
 
 def _is_stopped(pid: int) -> bool:
-    return all(_state(thread) in "TZX" for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
+    return all(_state(thread / "stat") in "TZX" for thread in _threads(pid))
 
 
 def _state(stat: Path) -> str:
