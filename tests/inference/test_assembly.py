@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,39 @@ def test_calls_that_a_server_does_not_number_are_told_apart_by_their_ids() -> No
     fragments = [CallFragment(0, "a", "f", "{}"), CallFragment(0, "b", "g", "{}")]
     _, message = assemble(Piece(calls=tuple(fragments)))
     assert [(call.id, call.name) for call in message.tool_calls] == [("a", "f"), ("b", "g")]
+
+
+@given(st.lists(arguments, min_size=2, max_size=3), st.randoms(use_true_random=False))
+def test_calls_that_are_cut_into_one_another_come_out_whole_and_in_their_order(
+    calls: list[dict[str, object]], chance: Random
+) -> None:
+    names = [CallFragment(number, f"id{number}", "f", "") for number in range(len(calls))]
+    rest = [iter(json.dumps(call)) for call in calls]
+    turns = [number for number, call in enumerate(calls) for _ in json.dumps(call)]
+    chance.shuffle(turns)
+    parts = [CallFragment(number, None, None, next(rest[number])) for number in turns]
+    chunks, message = assemble(*(Piece(calls=(fragment,)) for fragment in [*names, *parts]))
+    assert [(call.id, call.decode_arguments()) for call in message.tool_calls] == [
+        (f"id{number}", call) for number, call in enumerate(calls)
+    ]
+    assert [call for chunk in chunks for call in chunk.tool_calls] == list(message.tool_calls)
+
+
+@pytest.mark.parametrize("in_one_piece", [True, False])
+def test_whole_calls_without_numbers_and_ids_are_told_apart(in_one_piece: bool) -> None:
+    fragments = [CallFragment(0, None, "f", f'{{"n":{n}}}') for n in range(3)]
+    if in_one_piece:
+        _, message = assemble(Piece(calls=tuple(fragments)))
+    else:
+        _, message = assemble(*(Piece(calls=(fragment,)) for fragment in fragments))
+    assert [call.decode_arguments()["n"] for call in message.tool_calls] == [0, 1, 2]
+    assert len({call.id for call in message.tool_calls}) == 3
+
+
+def test_a_name_that_each_fragment_repeats_is_one_name() -> None:
+    parts = ('{"n"', ":1}", "")
+    _, message = assemble(*(Piece(calls=(CallFragment(0, "a", "f", part),)) for part in parts))
+    assert message.tool_calls == (ToolCall("a", "f", '{"n":1}'),)
 
 
 def test_a_call_without_an_id_or_arguments_gets_them() -> None:

@@ -164,6 +164,47 @@ async def test_usage_after_the_reason_is_waited_for() -> None:
     assert [one.finish_reason for one in chunks] == [None, "stop"]
 
 
+async def test_an_empty_reason_is_none_and_the_rest_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Taken for an end, it would cut off what a slow model says next.
+    monkeypatch.setattr("runstream.inference.openai_server.AFTER_END_S", 0.0)
+    reply = stream(chunk("Hel", finish=""), chunk("lo", finish=""), chunk(finish="length"), DONE)
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert (message.content, message.finish_reason) == ("Hello", "length")
+
+
+async def test_of_several_answers_the_first_is_read() -> None:
+    other = data('{"choices":[{"index":1,"delta":{"content":"Bye"},"finish_reason":"length"}]}')
+    reply = stream(chunk("Hel"), other, chunk("lo"), chunk(finish="stop"), DONE)
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert (message.content, message.finish_reason) == ("Hello", "stop")
+
+
+async def test_what_is_null_or_empty_says_nothing() -> None:
+    reply = stream(
+        data('{"choices":null,"usage":null}'),
+        data('{"choices":[{"delta":null}]}'),
+        data(""),
+        chunk("Hello"),
+        chunk(finish="stop"),
+        data('{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":null}}'),
+        DONE,
+    )
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert (message.content, message.usage) == ("Hello", Usage(3, 0))
+
+
+async def test_a_refusal_in_words_is_the_answer() -> None:
+    reply = stream(chunk(refusal="I can't."), chunk(finish="stop"), DONE)
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert message.content == "I can't."
+
+
 @pytest.mark.parametrize(
     "bad",
     ["{", "3", '"text"', '{"choices":3}', '{"choices":[{"delta":{"content":7}}]}', '{"choices":['],
@@ -183,10 +224,16 @@ async def test_a_chunk_that_is_no_utf_8_is_malformed() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", ['{"message":"out of memory"}', '"out of memory"', '["out of memory"]']
+    "error",
+    [
+        '{"error":{"message":"out of memory"}}',
+        '{"error":"out of memory"}',
+        '{"error":["out of memory"]}',
+        '{"object":"error","message":"out of memory","code":500}',
+    ],
 )
 async def test_an_error_in_the_middle_is_told_in_its_words(error: str) -> None:
-    reply = stream(chunk("Hel"), data(f'{{"error":{error}}}'), DONE)
+    reply = stream(chunk("Hel"), data(error), DONE)
     async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
         with pytest.raises(InferenceFailed, match="out of memory"):
             await answer(provider, "Hi")

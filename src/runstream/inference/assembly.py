@@ -45,7 +45,7 @@ class Assembler:
         "_content",
         "_content_half",
         "_finish_reason",
-        "_open_call",
+        "_open_calls",
         "_reasoning",
         "_reasoning_half",
         "_tags",
@@ -63,7 +63,7 @@ class Assembler:
         # The template's own white space around reasoning is no part of it, nor of the text after it.
         self._trim = False
         self._withheld = ""
-        self._open_call: _OpenCall | None = None
+        self._open_calls: list[_OpenCall] = []
         self._calls: list[ToolCall] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
@@ -98,7 +98,7 @@ class Assembler:
         )
         if delta or reasoning_delta:
             chunks.append(InferenceChunk(delta or None, reasoning_delta or None))
-        last = self._close_call()
+        last = self._close_calls(every=True)
         reason = self._finish_reason or "stop"
         if self._calls and reason in ("stop", "function_call"):
             reason = "tool_calls"
@@ -140,20 +140,22 @@ class Assembler:
     def _completed(self, fragments: tuple[CallFragment, ...]) -> tuple[ToolCall, ...]:
         completed: tuple[ToolCall, ...] = ()
         for fragment in fragments:
-            call = self._open_call
-            if call is None or call.is_other(fragment):
-                completed += self._close_call()
-                call = self._open_call = _OpenCall(fragment)
+            call = next((one for one in reversed(self._open_calls) if one.takes(fragment)), None)
+            if call is None:
+                if not fragment.name and not fragment.arguments:
+                    continue  # the end of a call that is complete
+                completed += self._close_calls()
+                call = _OpenCall(fragment)
+                self._open_calls.append(call)
             call.add(fragment)
         return completed
 
-    def _close_call(self) -> tuple[ToolCall, ...]:
-        if self._open_call is None:
-            return ()
-        call = self._open_call.close(len(self._calls))
-        self._open_call = None
-        self._calls.append(call)
-        return (call,)
+    def _close_calls(self, *, every: bool = False) -> tuple[ToolCall, ...]:
+        """In the order in which they began; those whose arguments still come stay open."""
+        before = len(self._calls)
+        while self._open_calls and (every or self._open_calls[0].is_complete()):
+            self._calls.append(self._open_calls.pop(0).close(len(self._calls)))
+        return tuple(self._calls[before:])
 
 
 class _OpenCall:
@@ -167,11 +169,24 @@ class _OpenCall:
         self._name = first.name
         self._arguments: list[str] = []
 
-    def is_other(self, fragment: CallFragment) -> bool:
-        """Whether a fragment begins another call. Some servers number all of them 0 and change the id."""
-        return fragment.index != self._index or bool(
-            fragment.id and self._id and fragment.id != self._id
-        )
+    def takes(self, fragment: CallFragment) -> bool:
+        """Whether a fragment goes on with this call.
+
+        Some servers number all of them 0 and change the id, or give no id either and only begin again.
+        """
+        if fragment.index != self._index:
+            return False
+        if fragment.id and self._id:
+            return fragment.id == self._id
+        return not (fragment.name and fragment.arguments and self.is_complete())
+
+    def is_complete(self) -> bool:
+        """Whether the arguments are JSON as they are."""
+        try:
+            msgspec.json.decode("".join(self._arguments))
+        except (msgspec.MsgspecError, UnicodeError):
+            return False
+        return True
 
     def add(self, fragment: CallFragment) -> None:
         self._id = self._id or fragment.id

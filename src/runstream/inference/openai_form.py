@@ -27,25 +27,30 @@ class _Call(msgspec.Struct):
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
 
 
 class _Choice(msgspec.Struct):
+    index: int | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+    # "error": the chunk itself is one.
+    object: str | None = None
+    message: Any = None
 
 
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
@@ -94,21 +99,23 @@ def piece_of_json(data: bytes) -> Piece | None:
 
 
 def _piece(chunk: _Chunk) -> Piece | None:
-    if chunk.error is not None:
-        raise InferenceFailed(_words(chunk.error))
+    if chunk.error is not None or chunk.object == "error":
+        raise InferenceFailed(_words(chunk.error or chunk.message))
     usage = None
     if chunk.usage is not None:
-        usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-    if not chunk.choices:
+        usage = Usage(chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
+    # Who asks for several answers (`extra_body`) gets the first: mixed they would be none.
+    choice = next((one for one in chunk.choices or () if not one.index), None)
+    if choice is None:
         return None if usage is None else Piece(usage=usage)
-    choice = chunk.choices[0]
-    delta = choice.delta
+    delta, reason = choice.delta, choice.finish_reason or None  # some say "" until the end
     if delta is None:
-        return Piece(finish_reason=choice.finish_reason, usage=usage)
+        return Piece(finish_reason=reason, usage=usage)
+    content = delta.content or delta.refusal
     reasoning = delta.reasoning_content or delta.reasoning
     calls = tuple(map(_fragment, delta.tool_calls)) if delta.tool_calls else ()
-    if delta.content or reasoning or calls or choice.finish_reason or usage:
-        return Piece(delta.content, reasoning, calls, choice.finish_reason, usage)
+    if content or reasoning or calls or reason or usage:
+        return Piece(content, reasoning, calls, reason, usage)
     return None
 
 

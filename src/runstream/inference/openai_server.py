@@ -180,17 +180,17 @@ def _client(**options: Any) -> Any:
 
 
 async def _data(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """The `data:` lines of a Server-Sent Events stream; others say nothing here."""
+    """The `data:` lines of a Server-Sent Events stream; others, and empty ones, say nothing here."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+            if line.startswith(b"data:") and (data := line[5:].strip()):
+                yield data
         if len(rest) > LINE_BYTES_MAX:
             raise InferenceFailed(f"the server sent a line of more than {LINE_BYTES_MAX} bytes")
-    if rest.startswith(b"data:"):
-        yield rest[5:].strip()
+    if rest.startswith(b"data:") and (data := rest[5:].strip()):
+        yield data
 
 
 def _failed(error: Exception) -> InferenceFailed:
