@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -53,6 +54,9 @@ def installed(folder: Path) -> Path:
     """The package, with exactly the versions that its lock file names."""
     stamp = folder / "node_modules" / ".package-lock.json"
     lock = folder / "package-lock.json"
-    if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
-        run(folder, "npm", "ci", "--no-audit", "--no-fund")
+    with lock.open() as file:
+        # Another process of these tests may be about it: it would have its packages taken away.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:
+            run(folder, "npm", "ci", "--no-audit", "--no-fund")
     return folder
