@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Generator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 # A guard against hanging (ms); what a test waits for takes a fraction of it.
 WAIT_MS_MAX = 30_000
+# (Playwright's own for what is expected of a page is 5 s.)
+expect.set_options(timeout=WAIT_MS_MAX)
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 
 from playwright.sync_api import Page, expect
 
-from command_process import environment
+from command_process import started_command
 
 
 def test_the_console_that_the_demo_names_shows_it_running(sqlite_url: str, page: Page) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "runstream", "demo", "--once", "--url", sqlite_url],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment("memory:"),
-    ) as demo:
+    # (So slow that it goes on for as long as anybody looks.)
+    words = ("demo", "--once", "--speed", "0.2", "--url", sqlite_url)
+    with started_command("memory:", *words) as demo:
         assert demo.stdout is not None
         address = next(line for line in demo.stdout if line.startswith("console:")).split()[1]
         page.goto(address)
