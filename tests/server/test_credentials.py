@@ -95,7 +95,7 @@ def test_a_run_token_reads_one_run_and_does_nothing_else(keys_file: Path) -> Non
 async def test_a_run_token_expires(keys_file: Path) -> None:
     key, _ = create_key(keys_file, ("admin",))
     access = choose_access("0.0.0.0", Credentials(keys_file=keys_file))
-    token, expires = access.mint(access.identify(scope_of(key)), "nightly", 0.05)
+    token, expires = access.mint(access.identify(scope_of(key)), "nightly", 1.0)
     reader = access.identify(scope_of(token))
     await until_invalid(reader)
     assert time.time() >= expires

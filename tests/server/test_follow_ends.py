@@ -137,7 +137,7 @@ def test_a_run_whose_worker_died_ends_for_its_subscribers(
 
 
 def test_a_token_that_expires_ends_a_long_stream_with_the_reason(tmp_path: Path) -> None:
-    with tuned_server(tmp_path / "server", f"sqlite:{tmp_path}/e.db", token_s=1.0) as server:
+    with tuned_server(tmp_path / "server", f"sqlite:{tmp_path}/e.db", token_s=2.0) as server:
         open_run(server, "r")
         append(server, "r", *tokens(1))
         with EventStream(server, "r") as stream:

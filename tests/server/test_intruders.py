@@ -410,7 +410,7 @@ async def test_a_stream_ends_with_its_run_token_and_says_why(place: Place) -> No
     await place.log.open("live", producer=None, workflow="w")
     await place.log.append("live", [make_draft("live", "note", {"n": 1})])
     tokens = RunTokens(place.secret.read_bytes().rstrip())
-    token, _ = tokens.mint("live", 0.3, by="x")
+    token, _ = tokens.mint("live", 1.0, by="x")
     begun = asyncio.Event()
     async with asyncio.timeout(60):
         answer = await follow(place, token, begun.set)
