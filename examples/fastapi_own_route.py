@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import httpx
-from fastapi import FastAPI, Header
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI, Header, HTTPException
+from fastapi.responses import Response, StreamingResponse
 
 from runstream import connect, publish, start_run
+from runstream.errors import RunNotFound
 from runstream.sse import encode_frame
 
 app = FastAPI()
@@ -17,8 +18,18 @@ app = FastAPI()
 @app.get("/chats/{chat_id}")
 async def follow_chat(
     chat_id: str, last_event_id: Annotated[str | None, Header()] = None
-) -> StreamingResponse:
+) -> Response:
     """History, then live, until the chat ends; a browser that reconnects goes on where it was."""
+    async with connect() as streams:
+        chat = streams.handler(chat_id)
+        try:
+            newest = await chat.cursor()
+        except RunNotFound:
+            raise HTTPException(404, "no such chat") from None
+    if chat.is_done() and last_event_id == newest:
+        return Response(
+            status_code=204
+        )  # nothing is left; any other answer would be asked for again
 
     async def frames() -> AsyncIterator[bytes]:
         async with connect() as streams:
@@ -42,6 +53,10 @@ async def main() -> None:
         first_id = whole.text.splitlines()[0].removeprefix("id: ")
         rest = await client.get("/chats/chat-1", headers={"last-event-id": first_id})
         assert rest.text == whole.text.partition("\n\n")[2]
+        last_id = whole.text.splitlines()[-4].removeprefix("id: ")
+        nothing = await client.get("/chats/chat-1", headers={"last-event-id": last_id})
+        unknown = await client.get("/chats/chat-2")
+        assert (nothing.status_code, unknown.status_code) == (204, 404)
 
 
 if __name__ == "__main__":
