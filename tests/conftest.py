@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import sys
@@ -88,9 +89,6 @@ class _Files:
 class _CpuWait(threading.local):
     """How long this thread has been ready to run and without a CPU (Linux counts it)."""
 
-    # And how long it waited for threads that it started to get theirs: only then does a start return.
-    starts_s = 0.0
-
     def __init__(self, files: _Files) -> None:
         self._file = files.open(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat"))
 
@@ -127,6 +125,36 @@ class _Heart(threading.Thread):
             last = now
 
 
+class _Starts:
+    """When threads of this process have waited for one that they started to get a CPU: only then does a start
+    return. An executor's lock is held meanwhile, for which others wait too.
+
+    Safe for any thread, and without a lock: a process that is forked meanwhile would find it taken.
+    """
+
+    def __init__(self) -> None:
+        self._times: list[list[float]] = []
+
+    @contextmanager
+    def timed(self) -> Generator[None]:
+        times = [time.perf_counter(), math.inf]
+        self._times.append(times)
+        try:
+            yield
+        finally:
+            times[1] = time.perf_counter()
+
+    def within_s(self, start: float, end: float) -> float:
+        """For how much of that time any start was under way."""
+        found_s = 0.0
+        for times in sorted(self._times.copy()):
+            begun, over = max(times[0], start), min(times[1], end)
+            if begun < over:
+                found_s += over - begun
+                start = over
+        return found_s
+
+
 @cache
 def _heart() -> _Heart:
     heart = _Heart()
@@ -153,7 +181,7 @@ def watch_event_loops() -> Generator[list[str]]:
     Time spent waiting for a CPU or the interpreter's lock, for the first step of a new thread, or stopped by
     the garbage collector, is not the callback's.
     """
-    heart = _heart()
+    heart, starts = _heart(), _Starts()
     blocked: list[str] = []
     paused_s = collection_started_s = 0.0
 
@@ -167,11 +195,8 @@ def watch_event_loops() -> Generator[list[str]]:
     start_thread = threading.Thread.start
 
     def start_timed(thread: threading.Thread) -> None:
-        start = time.perf_counter()
-        try:
+        with starts.timed():
             start_thread(thread)
-        finally:
-            cpu_wait.starts_s += time.perf_counter() - start
 
     run_handle: Any = vars(asyncio.Handle)["_run"]
 
@@ -179,16 +204,15 @@ def watch_event_loops() -> Generator[list[str]]:
         # A task's own name and place say more than the handle's, which it no longer has afterwards.
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
         before, paused_before_s, beaten_s = cpu_wait.read(), paused_s, heart.beaten_s
-        starts_before_s = cpu_wait.starts_s
         worked_s, start = time.thread_time(), time.perf_counter()
         run_handle(handle)
-        held_s = time.perf_counter() - start
+        held_s = took_s = time.perf_counter() - start
         if held_s > LOOP_BLOCKED_S_MAX:
             collected_s = paused_s - paused_before_s
             worked_s = max(0, time.thread_time() - worked_s - collected_s)
             after = cpu_wait.read()
             held_s -= _queued_s(before, after) + collected_s
-            held_s -= cpu_wait.starts_s - starts_before_s
+            held_s -= starts.within_s(start, start + took_s)
             # It waited itself only as long as others could run meanwhile.
             waited_s = held_s - worked_s - _locked_out_s(before, after)
             waited_s = max(0, min(waited_s, heart.beaten_s - beaten_s))

@@ -184,6 +184,36 @@ def test_waiting_for_the_interpreters_lock_does_not_count(run: pytest.Pytester) 
     run.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+def test_waiting_for_another_threads_new_thread_to_get_a_cpu_does_not_count(
+    run: pytest.Pytester,
+) -> None:
+    run.makepyfile("""
+        import threading, time
+
+        async def test_starts_elsewhere():
+            lock, begun = threading.Lock(), threading.Event()
+            new = threading.Thread(target=print)
+
+            def get_a_cpu_late():
+                begun.set()
+                time.sleep(0.5)
+
+            def start():
+                with lock:  # as an executor does
+                    new.start()
+
+            new._started.wait = get_a_cpu_late
+            another = threading.Thread(target=start)
+            another.start()
+            begun.wait()
+            with lock:
+                pass
+            another.join()
+            new.join()
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_of_a_test_that_takes_long_it_is_told_what_each_task_waits_for(
     run: pytest.Pytester,
 ) -> None:
