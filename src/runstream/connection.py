@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 
 from . import process
@@ -24,7 +23,7 @@ class Connection:
         self._portal: Portal | None = None
 
     async def __aenter__(self) -> Streams:
-        self._log = await asyncio.to_thread(process.acquire_log, self.url, token=self._token)
+        self._log = await process.acquire_log_in_thread(self.url, token=self._token)
         return Streams(self._log)
 
     async def __aexit__(
@@ -69,5 +68,7 @@ def connect(url: str | None = None, *, token: str | None = None) -> Connection:
     Raises (on entering):
         InvalidURL, NotALog, LogUnavailable: it cannot be used.
         InvalidInput: a token for a log that takes none.
+
+    Cancelled while it opens, it returns at once, and what is opened all the same is closed.
     """
     return Connection(url or read_settings().url, token)

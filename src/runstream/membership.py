@@ -2,7 +2,8 @@
 
 Entering opens the run and sets the context; leaving writes what the membership ends with and waits until
 that is stored. Both survive being cancelled at any point: what was begun is then finished, or undone, in
-the background, and nothing waits for ever.
+the background, and nothing waits for ever. The process keeps its publisher for the next one, as after any
+run, until `close_publishers` or its exit.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ of it: the parent's threads and connections do not exist there.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -56,6 +57,9 @@ class Process:
     """Everything that is shared by URL. Safe for any thread."""
 
     def __init__(self) -> None:
+        # Held while something is opened, which may take as long as a server elsewhere: never in a loop.
+        self.opening = threading.RLock()
+        # Held for a look or a change; taken inside the other one, never around it.
         self.lock = threading.RLock()
         self.logs: dict[str, tuple[Log, int]] = {}
         self.publishers: dict[str, Publisher] = {}
@@ -90,35 +94,81 @@ def acquire_log(url: str, *, token: str | None = None) -> Log:
     url = canonical_url(url)
     if token is not None or not is_shared(url):
         return open_log(url, token=token)
-    with _process.lock:
-        log, users = _process.logs.get(url, (None, 0))
+    log = _share(url)
+    if log is not None:
+        return log
+    with _process.opening:
+        log = _share(url)  # another one may have opened it meanwhile
         if log is None:
             log = open_log(url)
-        _process.logs[url] = (log, users + 1)
+            with _process.lock:
+                _process.logs[url] = (log, 1)
         return log
+
+
+async def acquire_log_in_thread(url: str, *, token: str | None = None) -> Log:
+    """As `acquire_log`, from a loop. Cancelled, it returns at once, and the thread that cannot be stopped
+    lets go of what it opens.
+    """
+    handing: Future[Log] = Future()
+
+    def open_for_caller() -> None:
+        log = acquire_log(url, token=token)
+        if handing.set_running_or_notify_cancel():
+            handing.set_result(log)
+        else:
+            asyncio.run(release_log(url, log))
+
+    try:
+        await asyncio.to_thread(open_for_caller)
+    except asyncio.CancelledError:
+        if not handing.cancel():  # the log came at the same moment
+            await release_log(url, handing.result())
+        raise
+    return handing.result()
 
 
 async def release_log(url: str, log: Log) -> None:
     """The counterpart of `acquire_log`; the last one closes the log."""
-    url = canonical_url(url)
+    if _is_last(canonical_url(url), log):
+        await log.aclose()
+
+
+def _share(url: str) -> Log | None:
+    """The log that is open, with one user more."""
+    with _process.lock:
+        log, users = _process.logs.get(url, (None, 0))
+        if log is not None:
+            _process.logs[url] = (log, users + 1)
+        return log
+
+
+def _is_last(url: str, log: Log) -> bool:
+    """Take one user away; whether nobody else has the log, so that it is to be closed."""
     with _process.lock:
         shared, users = _process.logs.get(url, (None, 0))
-        if shared is log:
-            if users > 1:
-                _process.logs[url] = (log, users - 1)
-                return
-            del _process.logs[url]
-    await log.aclose()
+        if shared is not log:
+            return True
+        if users > 1:
+            _process.logs[url] = (log, users - 1)
+            return False
+        del _process.logs[url]
+        return True
 
 
 def publisher(url: str, settings: Settings | None = None) -> Publisher:
     """The process's publisher for a URL. Blocks for the disk when it is new."""
     url = canonical_url(url)
-    with _process.lock:
-        there = _process.publishers.get(url)
+    there = open_publisher(url)
+    if there is not None:
+        return there
+    with _process.opening:
+        there = open_publisher(url)
         if there is None:
-            there = Publisher(url, acquire_log(url), settings or read_settings())
-            _process.publishers[url] = there
+            settings = settings or read_settings()
+            there = Publisher(url, acquire_log(url), settings)
+            with _process.lock:
+                _process.publishers[url] = there
             _watch_exit()
         return there
 
@@ -181,9 +231,11 @@ def stats() -> PublisherStats:
 def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
     """Drain and close every publisher of this process, and its log. True if all was stored.
 
-    A run that is still inside its block publishes no more: `LogClosed`.
+    A run that is still inside its block publishes no more: `LogClosed`. What is being opened is waited for.
     """
     _process.threads.end_idle()
+    with _process.opening:  # also by those who have stopped waiting for it
+        pass
     stored = wait_stored(timeout)
     for there in _publishers():
         with _process.lock:
@@ -198,13 +250,8 @@ def close_publishers(timeout: float = EXIT_DRAIN_S) -> bool:
 
 def _release_log_now(there: Publisher) -> None:
     """As `release_log`, where there may be no loop and no new thread any more."""
-    with _process.lock:
-        shared, users = _process.logs.get(there.url, (None, 0))
-        if shared is there.log:
-            if users > 1:
-                _process.logs[there.url] = (there.log, users - 1)
-                return
-            del _process.logs[there.url]
+    if not _is_last(there.url, there.log):
+        return
     if isinstance(there.log, ClosesNow):
         there.log.close()
     else:
@@ -245,7 +292,7 @@ def _at_exit() -> None:
 
 def _before_fork() -> None:
     # (Nobody opens a log meanwhile.)
-    _forking.held = _process.lock.acquire(timeout=FORK_WAIT_S)
+    _forking.held = _process.opening.acquire(timeout=FORK_WAIT_S)
     _forking.paused = []
     for log, _ in list(_process.logs.values()):
         if isinstance(log, PausesForFork):
@@ -259,7 +306,7 @@ def _after_fork_in_parent() -> None:
     for log in _forking.paused:
         log.resume()
     if _forking.held:
-        _process.lock.release()
+        _process.opening.release()
 
 
 def _after_fork_in_child() -> None:

@@ -213,7 +213,7 @@ def _inherited_scope() -> Scope | None:
     state = process.this_process()
     if state.looked_for_inherited:
         return state.inherited
-    with state.lock:
+    with state.opening:
         if not state.looked_for_inherited:
             state.inherited = _join(read_settings().run)
             state.looked_for_inherited = True

@@ -96,7 +96,7 @@ class App:
                 self._tracing = find_tracing()
                 log = self._log
                 if isinstance(log, str):
-                    log = await asyncio.to_thread(process.acquire_log, log)
+                    log = await process.acquire_log_in_thread(log)
                 self._site = Site(
                     log=log,
                     access=self._access,
