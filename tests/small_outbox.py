@@ -14,7 +14,7 @@ from runstream.errors import (
 from runstream.outbox import Outbox
 from runstream.record import Draft
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 DOWN = LogUnavailable("the disk is full")
 
 

@@ -70,7 +70,7 @@ async def test_run_works_where_no_event_loop_runs() -> None:
 
 
 async def test_submitted_steps_run_beside_the_body() -> None:
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=30)
 
     @step
     def meet(n: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 from runstream.errors import LogClosed
 from runstream.portal import Portal
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @pytest.fixture

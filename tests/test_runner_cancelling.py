@@ -99,7 +99,7 @@ async def test_an_attempt_whose_time_is_up_can_publish_no_more() -> None:
         def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             if ctx.attempt == 2:
                 return StopEvent(result="second")
-            go.wait(10)
+            go.wait(30)
             try:
                 publish({"late": 1})
             except StepTimedOut as error:
@@ -161,7 +161,7 @@ async def test_cancelling_who_follows_or_awaits_does_not_cancel_the_run() -> Non
         @step
         async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
             ctx.write_event_to_stream(Progress(n=1))
-            await asyncio.wait_for(go.wait(), 10)
+            await asyncio.wait_for(go.wait(), 30)
             return StopEvent(result="unmoved")
 
     handler = Patient().run()

@@ -106,7 +106,7 @@ async def test_an_answer_that_comes_before_the_question_is_kept() -> None:
     class Slow(Workflow):
         @step
         async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent:
-            await asyncio.wait_for(go.wait(), 10)
+            await asyncio.wait_for(go.wait(), 30)
             return StopEvent(result=(await ctx.wait_for_event(Answer)).response)
 
     handler = Slow().run()

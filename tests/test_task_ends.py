@@ -199,7 +199,7 @@ async def test_awaiting_a_change_waits_for_room_and_cancelling_only_stops_the_wa
             await cancelled
         assert task.state == {"n": 2}
         assert folded(taken(outbox))[-1]["n"] == 2
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await waiting
             await task.update_state({"n": 3})
 

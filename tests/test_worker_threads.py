@@ -10,7 +10,7 @@ from runstream.worker_threads import WorkerThreads
 
 def test_as_many_run_as_are_asked_for() -> None:
     threads = WorkerThreads()
-    together = threading.Barrier(5, timeout=10)
+    together = threading.Barrier(5, timeout=30)
 
     def meet() -> None:
         together.wait()
@@ -30,7 +30,7 @@ def test_a_thread_is_used_again_and_ends_when_it_is_told() -> None:
 
     for number in range(1, 4):
         threads.run(work)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while len(seen) < number or not threads.idle_count:
             assert time.monotonic() < deadline
     assert len(set(seen)) == 1
@@ -45,13 +45,13 @@ def test_one_that_is_at_work_when_the_others_end_ends_after_it() -> None:
 
     def work() -> None:
         seen.append(threading.current_thread())
-        release.wait(10)
+        release.wait(30)
 
     threads.run(work)
     threads.end_idle()
     release.set()
     while not seen:
         pass
-    seen[0].join(10)
+    seen[0].join(30)
     assert not seen[0].is_alive()
     assert seen[0].daemon

@@ -32,7 +32,7 @@ async def kinds_of(handler: Handler) -> list[str]:
     ]
 
 
-async def until(condition: Callable[[], object], within: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within: float = 30.0) -> None:
     """Wait until `condition` holds, looking at it between other things."""
     deadline = time.monotonic() + within
     while not condition():

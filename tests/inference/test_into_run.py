@@ -193,7 +193,7 @@ async def test_text_waits_no_longer_than_it_may_even_when_the_model_pauses(memor
     async def pausing() -> AsyncIterator[InferenceChunk]:
         for chunk in LETTERS[:3]:
             yield chunk
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await seen.wait()  # until a reader has what was said so far
         yield LETTERS[3]
 

@@ -271,7 +271,7 @@ async def test_leaving_closes_the_connection() -> None:
         async for one in provider.stream_chunks(ask("Hi")):
             assert one.delta == "Hel"
             break
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await server.left.wait()
 
 
