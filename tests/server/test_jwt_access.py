@@ -53,6 +53,13 @@ def jwks_file(tmp_path: Path) -> Path:
     return path
 
 
+def replace(jwks_file: Path, *keys: dict[str, Any]) -> None:
+    """By another file: one that is written over keeps its time on systems whose clocks are coarse."""
+    new = jwks_file.with_suffix(".new")
+    new.write_text(json.dumps({"keys": keys}))
+    new.replace(jwks_file)
+
+
 def claims(**more: Any) -> dict[str, Any]:
     found = {"sub": "ci", "exp": time.time() + 3600, "scope": "openid runs:read", **more}
     return {name: value for name, value in found.items() if value is not None}
@@ -177,7 +184,7 @@ def test_a_token_of_a_key_that_left_the_set_ends(jwks_file: Path) -> None:
     access = JwtAccess(jwks_file=jwks_file)
     token = jwt.encode(claims(), RSA_KEY, "RS256", {"kid": "r1"})
     grant = access.identify(token)
-    jwks_file.write_text(json.dumps({"keys": [rsa_jwk(OTHER_RSA_KEY, "r2")]}))
+    replace(jwks_file, rsa_jwk(OTHER_RSA_KEY, "r2"))
     access._jwks._looked -= LOOK_S  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage] - as if a second had passed
     assert not grant.still_valid()
     with pytest.raises(Unauthorized):
@@ -189,7 +196,7 @@ def test_a_token_of_a_key_that_was_replaced_under_its_id_ends(jwks_file: Path) -
     access = JwtAccess(jwks_file=jwks_file)
     grant = access.identify(jwt.encode(claims(), RSA_KEY, "RS256", {"kid": "r1"}))
     other = access.identify(jwt.encode(claims(), EC_KEY, "ES256", {"kid": "e1"}))
-    jwks_file.write_text(json.dumps({"keys": [rsa_jwk(OTHER_RSA_KEY, "r1"), ec_jwk(EC_KEY, "e1")]}))
+    replace(jwks_file, rsa_jwk(OTHER_RSA_KEY, "r1"), ec_jwk(EC_KEY, "e1"))
     access._jwks._looked -= LOOK_S  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess, reportPrivateUsage] - as if a second had passed
     assert not grant.still_valid()
     assert other.still_valid()
