@@ -28,7 +28,9 @@ def chromium() -> Generator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"], timeout=2 * WAIT_MS_MAX
+        )
         yield browser
         browser.close()
 
