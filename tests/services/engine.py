@@ -20,6 +20,8 @@ START_S_MAX = 60.0
 _POLL_S = 0.01
 # Below the range of outgoing connections of usual systems (Linux: 32768, others: 49152).
 _PORTS = range(20_000, 32_000)
+# Those that were given out: who has one may be away for a while, and comes back to it.
+_given: set[int] = set()
 _SHOWN_BYTES = 2000
 
 
@@ -49,17 +51,22 @@ def free_ports(count: int) -> list[int]:
     """Different ports of the loopback interface that nobody listens on.
 
     Not of those that outgoing connections get: one of them, even one that is over, would keep an engine
-    from starting again on its port.
+    from starting again on its port. Nobody else gets them in this run of the tests, neither before they are
+    listened on nor later.
     """
-    with contextlib.ExitStack() as stack:
-        found: list[int] = []
-        while len(found) < count:
-            port = secrets.choice(_PORTS)
-            one = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                one.bind(("127.0.0.1", port))
-                found.append(port)
-        return found
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(_ports_of_worker())
+        if port not in _given and is_free(port):
+            _given.add(port)
+            found.append(port)
+    return found
+
+
+def _ports_of_worker() -> range:
+    """The share of this one of the processes that run the tests side by side."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return _PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 
 
 def free_port() -> int:
