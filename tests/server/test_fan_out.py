@@ -94,9 +94,9 @@ async def append(log: MemoryLog, *kinds: str) -> None:
     await log.append("r", [make_draft("r", kind, {}) for kind in kinds])
 
 
-def records_out(site: Site) -> int:
+def figure(site: Site, name: str) -> int:
     text = site.metrics.expose().decode()
-    found = re.search(r"^runstream_records_out_total (\S+)$", text, re.MULTILINE)
+    found = re.search(rf"^runstream_{name} (\S+)$", text, re.MULTILINE)
     assert found is not None
     return int(float(found[1]))
 
@@ -116,7 +116,7 @@ async def test_more_than_are_served_in_one_go_all_get_every_record_once_and_in_o
             await one.until(1, 2, 3, 4, 5)
         for one in choosy:
             await one.until(2, 5)
-        assert records_out(site) == 5 * len(crowd) + 2 * len(choosy)
+        assert figure(site, "records_out_total") == 5 * len(crowd) + 2 * len(choosy)
 
 
 async def test_those_who_want_the_same_are_handed_the_same_bytes() -> None:
@@ -124,10 +124,33 @@ async def test_those_who_want_the_same_are_handed_the_same_bytes() -> None:
         one, other = Subscriber(app), Subscriber(app)
         await one.until(1)
         await other.until(1)
-        await append(log, "note")
-        await one.until(1, 2)
-        await other.until(1, 2)
+        some, others = Subscriber(app, "kinds=note"), Subscriber(app, "kinds=note,note")
+        await some.until(1)
+        await others.until(1)
+        # (Of a single record also those who want something else are handed the same bytes.)
+        await append(log, "note", "note", "token")
+        for unfiltered in (one, other):
+            await unfiltered.until(1, 2, 3, 4)
+        for filtered in (some, others):
+            await filtered.until(1, 2, 3)
         assert one.bodies[-1] is other.bodies[-1]
+        assert some.bodies[-1] is others.bodies[-1]
+
+
+async def test_one_that_is_stuck_in_the_history_is_behind_all_that_has_come_since() -> None:
+    async with serving() as (log, app, site):
+        stuck, quick = Subscriber(app), Subscriber(app)
+        taken = asyncio.get_running_loop().create_future()
+        stuck.on_write = lambda: taken
+        await stuck.came.wait()
+        await quick.until(1)
+        await append(log, "note", "note", "note")
+        await quick.until(1, 2, 3, 4)
+        assert figure(site, "subscriber_lag_records_max") == 4
+        stuck.on_write = Done
+        taken.set_result(None)
+        await stuck.until(1, 2, 3, 4)
+        assert figure(site, "subscriber_lag_records_max") == 0
 
 
 async def test_one_whose_client_takes_nothing_holds_up_nobody_and_misses_nothing() -> None:
@@ -146,7 +169,7 @@ async def test_one_whose_client_takes_nothing_holds_up_nobody_and_misses_nothing
         slow.on_write = Done
         taken.set_result(None)
         await slow.until(1, 2, 3, 4)
-        assert records_out(site) == 8
+        assert figure(site, "records_out_total") == 8
 
 
 async def test_a_write_that_fails_ends_that_subscriber_alone() -> None:

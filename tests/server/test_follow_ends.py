@@ -36,9 +36,10 @@ def test_a_server_that_stops_says_so_and_when_to_come_back(server: ServerProcess
         server.stop(signal.SIGTERM)
         (error,) = stream.rest()
         assert (error.kind, error.seq, error.data["status"]) == ("stream.error", 2, 503)
+        assert "the server is stopping" in error.data["detail"]
         assert 1000 <= int(error.retry) < 10_000
         last = lines.next_line()
-        assert (last["kind"], last["data"]["status"]) == ("stream.error", 503)
+        assert (last["kind"], last["data"]) == ("stream.error", error.data)
         assert last["cursor"] == error.id
     server.start()
     append(server, "r", COMPLETED, final=True)

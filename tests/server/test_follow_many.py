@@ -26,7 +26,7 @@ from runstream.logs.memory import MemoryLog
 from runstream.record import Cursor, make_draft
 from runstream.server import followers as followers_module
 from runstream.server.shared_reader import SharedReader
-from runstream.server.site import Site
+from runstream.server.site import ServerOptions, Site
 from server_process import ServerProcess
 from tuned_server import tuned_server
 
@@ -125,30 +125,41 @@ def test_a_connection_that_is_half_closed_or_reset_is_let_go(
         wait_for_figure(tuned, "runstream_subscribers", 0)
 
 
+async def followed(site: Site, run_id: str) -> SharedReader:
+    """The reader of a new run, when it has read thirty records of a good 1000 bytes."""
+    opened = await site.log.open(run_id, producer=None, workflow="w")
+    reader = site.followers.start_reader(run_id, Cursor(opened.info.generation, 0))
+    reader.join(run_id)
+    async with asyncio.timeout(30):
+        for number in range(1, 31):
+            await site.log.append(run_id, [make_draft(run_id, "note", {"x": "x" * 1000})])
+            while reader.recent.last_seq < number:
+                await asyncio.sleep(0)
+    return reader
+
+
+async def test_of_a_stream_that_is_followed_only_so_much_is_kept_in_memory() -> None:
+    site = Site(log=MemoryLog(), options=ServerOptions(subscriber_bytes_max=10_000))
+    reader = await followed(site, "r")
+    assert 5_000 < reader.recent.size_bytes <= 10_000
+    assert reader.recent.holds(29)
+    await site.followers.aclose()
+    await site.log.aclose()
+
+
 async def test_streams_that_are_followed_share_the_memory_for_their_newest_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(followers_module, "RECENT_BYTES_MAX", 30_000)
-    log = MemoryLog()
-    site = Site(log=log)
-    readers: list[SharedReader] = []
-    for run_id in ("r", "s", "t"):
-        opened = await log.open(run_id, producer=None, workflow="w")
-        reader = site.followers.start_reader(run_id, Cursor(opened.info.generation, 0))
-        reader.join(run_id)
-        readers.append(reader)
-        async with asyncio.timeout(30):
-            for number in range(1, 31):
-                await log.append(run_id, [make_draft(run_id, "note", {"x": "x" * 1000})])
-                while reader.recent.last_seq < number:
-                    await asyncio.sleep(0)
+    site = Site(log=MemoryLog())
+    readers = [await followed(site, run_id) for run_id in ("r", "s", "t")]
     assert sum(reader.recent.size_bytes for reader in readers) > 90_000
     site.followers._look(0.0)  # pyright: ignore[reportPrivateUsage] - the clock's next tick
     for reader in readers:
         assert 5_000 < reader.recent.size_bytes <= 10_000
         assert reader.recent.holds(29)
     await site.followers.aclose()
-    await log.aclose()
+    await site.log.aclose()
 
 
 def test_a_subscriber_that_takes_nothing_is_cut_and_no_other_notices(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ class StreamFollower:
 
     @property
     def lag(self) -> int:
-        newest = self._info.last_seq if self._reader is None else self._reader.recent.last_seq
+        # What somebody else's reader knows counts, too: this one may be stuck in the history.
+        reader = self._reader or self._followers.reader(self._info.root_run_id, self._generation)
+        newest = self._info.last_seq if reader is None else reader.recent.last_seq
         return max(newest - self._seq, 0)
 
     def ring(self) -> None:
