@@ -217,6 +217,18 @@ async def test_reasoning_that_waits_comes_before_the_text_after_it(memory_url: s
     assert (message.reasoning, message.content) == ("xy", "abcdefg")
 
 
+async def test_text_that_waits_comes_before_the_reasoning_after_it(memory_url: str) -> None:
+    async with start_run("chat", url=memory_url) as run:
+        await stream_to_run(
+            chunks_of(
+                InferenceChunk("a"), InferenceChunk(None, "x"), InferenceChunk("c", "y"), *LETTERS
+            ),
+            max_delay=60.0,
+        )
+    kinds = [(r.kind, r.data.get("text")) for r in await records_of(memory_url, run.run_id)]
+    assert kinds[1:4] == [("token", "a"), ("reasoning", "xy"), ("token", "cabcdefg")]
+
+
 async def test_what_waits_is_published_before_an_error_comes_out(memory_url: str) -> None:
     failing = chunks_of(*LETTERS, InferenceFailed("gone"))
     async with start_run("chat", url=memory_url) as run:

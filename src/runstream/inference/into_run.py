@@ -62,10 +62,12 @@ async def stream_to_run(
     try:
         async for chunk in chunks:
             collected.add(chunk)
+            # What came first is read first.
             if chunk.reasoning_delta:
+                text.flush()
                 reasoning.add(chunk.reasoning_delta)
             if chunk.delta:
-                reasoning.flush()  # what was thought first is read first
+                reasoning.flush()
                 text.add(chunk.delta)
     except Exception:
         reasoning.flush()
