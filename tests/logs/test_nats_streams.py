@@ -158,3 +158,24 @@ async def test_a_run_whose_opener_died_half_way_is_passed_over_until_it_is_opene
             await log.info("half")
         assert (await log.open("half", producer=None, workflow="w")).created
         assert {info.run_id for info in await log.list()} == {"other", "half"}
+
+
+async def test_one_server_is_not_asked_in_the_way_that_can_crash_it_while_streams_are_made(
+    tmp_path: Path,
+) -> None:
+    """nats-server 2.9.10 does so in a moment that no test can wait for."""
+    with running_nats(tmp_path, "-V") as server:  # it writes down what it is asked
+        async with opened(server.url) as log, opened(server.url) as other:
+            for one in (log, other):
+                await one.open("r", producer="p", workflow="w")
+                await one.open("child", producer=None, workflow="w", parent_run_id="r")
+                await one.append("r", [*notes("r", [1]), ending("r")], final=True)
+                assert numbers_of((await read_all(other, "r"))[:1]) == [1]
+                assert await log.list()
+                await one.remove("r")
+                await asyncio.to_thread(server.drop_streams)
+                with pytest.raises(RunNotFound):
+                    await other.info("r")
+        asked = server.output
+    assert "$JS.API.DIRECT.GET." in asked
+    assert "$JS.API.STREAM.MSG.GET." not in asked

@@ -25,7 +25,8 @@ from ..errors import InvalidURL, LogClosed, LogUnavailable, NotALog
 from .nats_patience import ANSWER_S_MAX, Patience
 from .nats_refusals import WRONG_LAST_SEQUENCE, NotFound, StreamGone, Unsure, refusal
 
-# In a cluster a question is lost with the server that was to answer it, and is asked again.
+# In a cluster a question is lost with the server that was to answer it, and is asked again; so it is where
+# nobody answers because the stream is not there.
 ASK_AGAIN_S: Final = 1.0
 CONNECT_S_MAX: Final = 5.0
 # Each server is tried so often when a log is opened: one that is just starting takes a moment.
@@ -184,15 +185,19 @@ class Line:
         deadline = time.monotonic() + ANSWER_S_MAX
         answer_s = ASK_AGAIN_S if self._is_cluster else ANSWER_S_MAX
         while True:
-            while not self._client.is_connected and time.monotonic() < deadline:
-                if self._client.is_closed:
-                    raise LogClosed(f"the connection to NATS at {self._shown} is closed")
-                await asyncio.sleep(RECONNECT_S / 10)
+            await self._connected(deadline)
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self.patience.over()
             with contextlib.suppress(Unsure, TimeoutError):
                 return await self._request(subject, data, answer_s=min(answer_s, left_s))
+
+    async def _connected(self, deadline: float) -> None:
+        """Wait for a connection that is being made again, until the deadline at most."""
+        while not self._client.is_connected and time.monotonic() < deadline:
+            if self._client.is_closed:
+                raise LogClosed(f"the connection to NATS at {self._shown} is closed")
+            await asyncio.sleep(RECONNECT_S / 10)
 
     async def close(self) -> None:
         try:
@@ -254,11 +259,11 @@ class Line:
 
     async def at(self, stream: str, seq: int) -> Stored | None:
         """The message with that sequence."""
-        return await self._get_direct(stream, {"seq": seq})
+        return await self._get(stream, {"seq": seq})
 
     async def next(self, stream: str, subject: str, seq: int) -> Stored | None:
         """The first message of a subject with that sequence or a later one."""
-        return await self._get_direct(stream, {"seq": seq, "next_by_subj": subject})
+        return await self._get(stream, {"seq": seq, "next_by_subj": subject})
 
     async def fetch(self, stream: str, subject: str, seq: int, count: int) -> list[Stored]:
         """As many messages of a subject as one gets quickly, from that sequence on, in order and at most
@@ -382,6 +387,32 @@ class Line:
             return  # a wake-up: readers look by themselves, too, a little later
 
     async def _get(self, stream: str, body: dict[str, Any]) -> Stored | None:
+        if self._is_cluster:
+            # Any replica answers the other way, one too that has just come back and misses some.
+            return await self._get_of_leader(stream, body)
+        message = await self._ask_direct(stream, json.dumps(body).encode())
+        headers = message.headers or {}
+        if headers.get("Status") is not None:
+            return None
+        return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
+
+    async def _ask_direct(self, stream: str, data: bytes) -> Msg:
+        """Ask who stores a stream. (Asked by its API, nats-server 2.9.10 crashes if that is the moment in
+        which it makes the stream.)
+        """
+        subject, deadline = f"$JS.API.DIRECT.GET.{stream}", time.monotonic() + ANSWER_S_MAX
+        while time.monotonic() < deadline:
+            await self._connected(deadline)
+            try:
+                return await self._request(subject, data, answer_s=ASK_AGAIN_S)
+            except (Unsure, TimeoutError, nats.errors.NoRespondersError):
+                # Where there is no such stream nobody answers; this tells.
+                await self.api(f"STREAM.INFO.{stream}")
+            except (nats.errors.Error, OSError) as error:
+                raise self._unavailable(error) from error
+        raise self.patience.over()
+
+    async def _get_of_leader(self, stream: str, body: dict[str, Any]) -> Stored | None:
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", body)
         except NotFound:
@@ -389,22 +420,6 @@ class Line:
         message = answer["message"]
         data = base64.b64decode(message.get("data", ""))
         return Stored(int(message["seq"]), message["subject"], data)
-
-    async def _get_direct(self, stream: str, body: dict[str, Any]) -> Stored | None:
-        if self._is_cluster:
-            # Any replica answers the other way, one too that has just come back and misses some.
-            return await self._get(stream, body)
-        subject = f"$JS.API.DIRECT.GET.{stream}"
-        try:
-            message = await self._look(subject, json.dumps(body).encode())
-        except nats.errors.NoRespondersError as error:
-            raise StreamGone(f"NATS at {self._shown} has no stream {stream} (now)") from error
-        except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise self._unavailable(error) from error
-        headers = message.headers or {}
-        if headers.get("Status") is not None:
-            return None
-        return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data)
 
     def _unavailable(self, error: Exception) -> Exception:
         if isinstance(error, nats.errors.ConnectionClosedError):
