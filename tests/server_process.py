@@ -117,8 +117,8 @@ def running_server(
     with the methods of `Engine`; `restart()` is `kill -9`, and a start on the same port.
     """
     server = ServerProcess(folder, log_url, *options, **variables)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -29,8 +29,8 @@ def tuned_server(folder: Path, log_url: str, **options: Any) -> Generator[Server
     folder.mkdir(exist_ok=True)
     server = ServerProcess(folder, log_url)
     server.command = [sys.executable, __file__, log_url, str(server.port), json.dumps(options)]
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -43,6 +43,8 @@ from scripted_server import (
 
 # A caller hears of a server that is not there almost at once.
 HASTY = Times(persist_s=0.05)
+# It goes on as long as it takes.
+STEADY = Times(persist_s=60.0)
 STORED = answer(200, {"first_seq": 1, "last_seq": 1, "duplicates": 0})
 
 
@@ -227,7 +229,7 @@ async def test_a_busy_server_is_asked_again() -> None:
         busy = problem(503, "log_unavailable")
         await line.send(busy if len(server.requests) < 3 else run_answer())
 
-    async with log_of(script, times=Times()) as (log, server):
+    async with log_of(script, times=STEADY) as (log, server):
         assert (await log.info("r1")).run_id == "r1"
         assert len(server.requests) == 3
 
@@ -263,7 +265,7 @@ async def test_an_append_whose_reply_was_lost_is_repeated_byte_for_byte() -> Non
     async def script(request: Request, line: Line) -> None:
         await lose_first_reply(request, line, lost, STORED)
 
-    async with log_of(script, times=Times()) as (log, server):
+    async with log_of(script, times=STEADY) as (log, server):
         await log.append("r1", [make_draft("r1", "x", {})], producer=Producer("p", 0, 1))
         assert [request.body for request in server.requests] == [lost[0].body] * 2
 
@@ -274,7 +276,7 @@ async def test_an_append_without_a_producer_is_not_repeated() -> None:
     async def script(request: Request, line: Line) -> None:
         await lose_first_reply(request, line, lost, STORED)
 
-    async with log_of(script, times=Times()) as (log, server):
+    async with log_of(script, times=STEADY) as (log, server):
         with pytest.raises(LogUnavailable, match="may have been stored"):
             await log.append("r1", [make_draft("r1", "x", {})])
         assert len(server.requests) == 1
@@ -287,7 +289,7 @@ async def test_a_proxy_that_has_lost_its_server_is_asked_again_unless_that_could
         first = len(server.requests) % 2
         await line.send(answer(502, HTML, "text/html") if first else STORED)
 
-    async with log_of(script, times=Times()) as (log, server):
+    async with log_of(script, times=STEADY) as (log, server):
         draft = make_draft("r1", "x", {})
         assert (await log.append("r1", [draft], producer=Producer("p", 0, 1))).last_seq == 1
         assert len(server.requests) == 2
@@ -308,7 +310,7 @@ async def test_what_our_own_lost_attempt_did_is_not_news() -> None:
         else:
             await line.send(answer(200, {"first_seq": 5, "last_seq": 5, "duplicates": 1}))
 
-    async with log_of(script, times=Times()) as (log, server):
+    async with log_of(script, times=STEADY) as (log, server):
         claim = LeaseClaim(15.0)
         mine = await log.open("r1", producer="p", workflow="nightly", claim=claim)
         assert mine.created

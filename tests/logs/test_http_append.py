@@ -82,7 +82,7 @@ async def store_at_once(store: Store, first: int, line: Line) -> None:
 @asynccontextmanager
 async def log_over(store: Store) -> AsyncGenerator[tuple[HttpLog, ScriptedServer]]:
     async with asyncio.timeout(TEST_S_MAX), scripted_server(store.script) as server:
-        log = HttpLog(server.url, request_records_max=RECORDS, times=Times(persist_s=1.0))
+        log = HttpLog(server.url, request_records_max=RECORDS, times=Times(persist_s=TEST_S_MAX))
         try:
             yield log, server
         finally:

@@ -155,7 +155,8 @@ class Engine:
         """As a power cut for the process, and for its children: `kill -9`. Waits until it is gone."""
         if self._process is None or self._process.poll() is not None:
             return
-        family = _family(self._process.pid)
+        # (Whoever is stopped has no more children meanwhile, which nobody would kill.)
+        family = _stop(self._process.pid)
         _send(family, signal.SIGKILL)
         self._process.wait()
         # What a child of it still has in its hands (a lock, a port) must not meet its successor.
@@ -178,19 +179,28 @@ class Engine:
         """Stop it and its children in their tracks: connections stay, nobody answers. Waits until all
         have stopped: the signal stops no thread before one of them has had its turn to take it.
         """
-        family = _family(self.pid)
-        _send(family, signal.SIGSTOP)
-        deadline = time.monotonic() + START_S_MAX
-        while not all(map(_is_stopped, family)) and time.monotonic() < deadline:
-            time.sleep(_POLL_S / 10)
+        _stop(self.pid)
 
     def resume(self) -> None:
         """Let them go on."""
-        _send(_family(self.pid), signal.SIGCONT)
+        if self._process is not None and self._process.poll() is None:
+            _send(_family(self._process.pid), signal.SIGCONT)
+
+
+def _stop(pid: int) -> list[int]:
+    """Stop a process and its descendants, those too that one of them is just starting; who they are."""
+    stopped: list[int] = []
+    deadline = time.monotonic() + START_S_MAX
+    while (family := _family(pid)) != stopped and time.monotonic() < deadline:
+        _send(family, signal.SIGSTOP)
+        while not all(map(_is_stopped, family)) and time.monotonic() < deadline:
+            time.sleep(_POLL_S / 10)
+        stopped = family
+    return stopped
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its descendants, the oldest first."""
+    """A process and its descendants, the oldest first. (Some may be missing while others of them end.)"""
     found = [pid]
     for one in found:
         for thread in _threads(one):

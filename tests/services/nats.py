@@ -86,17 +86,17 @@ class NatsServer(Engine):
             self.api(f"STREAM.DELETE.{name}")
 
     def _ask(self, subject: str, data: bytes) -> dict[str, Any]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10.0) as line:
+        with (
+            socket.create_connection(("127.0.0.1", self.port), timeout=10.0) as line,
+            line.makefile("rb") as said,
+        ):
             line.sendall(b'CONNECT {"verbose":false}\r\nSUB done 1\r\n')
             line.sendall(f"PUB {subject} done {len(data)}\r\n".encode() + data + b"\r\n")
-            said = b""
-            while not (said.endswith(b"}\r\n") and b"MSG done" in said):
-                part = line.recv(65536)
-                if not part:
-                    raise ConnectionError("the server has gone")
-                said += part
-        answer: dict[str, Any] = json.loads(said.partition(b"MSG done")[2].partition(b"\r\n")[2])
-        return answer
+            for words in map(bytes.split, said):  # (It may say other things too.)
+                if words[:2] == [b"MSG", b"done"]:
+                    answer: dict[str, Any] = json.loads(said.read(int(words[-1])))
+                    return answer
+        raise ConnectionError("the server has gone")
 
     def _answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as line:
@@ -108,8 +108,8 @@ class NatsServer(Engine):
 def running_nats(folder: Path, *options: str, jetstream: bool = True) -> Generator[NatsServer]:
     """A NATS with its data in `folder` for the time of the block; `options` as on its command line."""
     server = NatsServer(folder, *options, jetstream=jetstream)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -63,8 +63,8 @@ def running_nginx(folder: Path, port_behind: int, path: str = "/") -> Generator[
     """An nginx for the time of the block, with its files in `folder`, which is made."""
     folder.mkdir()
     nginx = Nginx(folder, port_behind, path)
-    nginx.start()
     try:
+        nginx.start()
         yield nginx
     finally:
         nginx.kill()

@@ -56,13 +56,14 @@ class PostgresServer(Engine):
     ) -> list[tuple[Any, ...]]:
         """The rows that one statement gives."""
         with psycopg.connect(
-            self.url_at(self.port, database=database), autocommit=True, connect_timeout=5
+            self.url_at(self.port, database=database), autocommit=True, connect_timeout=30
         ) as connection:
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
     def quit(self) -> None:
         """Have it end at once; unlike one that is killed it gives its shared memory back."""
+        self.resume()
         with suppress(subprocess.TimeoutExpired):
             self.stop(signal.SIGQUIT, timeout_s=QUIT_S_MAX)
         self.kill()
@@ -95,7 +96,8 @@ class PostgresServer(Engine):
 
     def _limit_files(self, limit: str) -> None:
         """How long a file of it may get (`SOFT:HARD` in bytes); beyond that its writes fail."""
-        for pid in self.pids:
+        # (First the one that starts the others, who inherit it.)
+        for pid in (self.pid, *self.pids):
             command = ["prlimit", "--pid", str(pid), f"--fsize={limit}"]
             done = subprocess.run(command, user=self._user, capture_output=True, check=False)
             # (A session of it may end meanwhile.)
@@ -148,12 +150,11 @@ def running_postgres(cluster: Path, *settings: str) -> Generator[PostgresServer]
         # With its owners: a copy by Python's own means would be ours.
         subprocess.run(["cp", "-a", cluster / "data", folder / "data"], check=True)
         server = PostgresServer(folder, *settings, user=user)
-        server.start()
         try:
+            server.start()
             server.sql(f"CREATE DATABASE {DATABASE}", database="postgres")
             yield server
         finally:
-            server.resume()
             server.quit()
 
 

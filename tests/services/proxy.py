@@ -23,6 +23,7 @@ class Proxy:
         self._engine_port = engine_port
         self._marker: bytes | None = None
         self._refusing = False
+        self._cuts = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._links: set[_Link] = set()
@@ -36,6 +37,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset every connection there is; new ones are accepted."""
+        self._cuts += 1
         for link in list(self._links):
             link.cut()
 
@@ -62,12 +64,16 @@ class Proxy:
         if self._refusing:
             writer.transport.abort()
             return
+        cuts = self._cuts
         try:
             theirs = await asyncio.open_connection("127.0.0.1", self._engine_port)
         except OSError:
             writer.transport.abort()
             return
         link = _Link(writer, theirs[1])
+        if cuts != self._cuts:  # meanwhile
+            link.cut()
+            return
         self._links.add(link)
         self.open += 1
         try:

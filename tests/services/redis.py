@@ -89,8 +89,8 @@ def running_redis(
 ) -> Generator[RedisServer]:
     """A Redis with its data in `folder` for the time of the block; `options` as on its command line."""
     server = RedisServer(folder, *options, password=password)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
@@ -98,6 +98,9 @@ def running_redis(
 
 CLUSTER_NODES = 3
 _SLOTS = 16384
+# How long a node is silent before the others replace it; where nobody can, they refuse everything meanwhile,
+# so there it is longer than a loaded machine lets any of them wait.
+_SILENT_MS, _SILENT_ALONE_MS = 2000, 60_000
 
 
 @contextmanager
@@ -105,7 +108,8 @@ def running_cluster(folder: Path, *, replicas: int = 0) -> Generator[list[RedisS
     """A Redis Cluster of three masters, and a replica for each of the first `replicas` ones. The URL of
     each node is that of the same log.
     """
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    silent_ms = _SILENT_MS if replicas else _SILENT_ALONE_MS
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(silent_ms))
     with ExitStack() as running:
         nodes: list[RedisServer] = []
         for number in range(CLUSTER_NODES + replicas):
