@@ -33,16 +33,16 @@ def test_a_test_that_blocks_the_loop_fails_and_names_the_culprit(run: pytest.Pyt
         import asyncio, time
 
         async def test_blocks():
-            time.sleep(0.08)
+            time.sleep(0.4)
 
         async def test_blocks_in_another_task():
             async def sluggish():
-                time.sleep(0.08)
+                time.sleep(0.4)
             await asyncio.create_task(sluggish())
 
         def test_blocks_its_own_loop():
             async def main():
-                asyncio.get_running_loop().call_soon(time.sleep, 0.08)
+                asyncio.get_running_loop().call_soon(time.sleep, 0.4)
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
             asyncio.run(main())
@@ -218,7 +218,7 @@ def test_of_a_test_that_takes_long_it_is_told_what_each_task_waits_for(
     run: pytest.Pytester,
 ) -> None:
     text = CONFTEST.read_text()
-    run.makeconftest(text.replace("HANG_TOLD_S = 40.0", "HANG_TOLD_S = 0.01"))
+    run.makeconftest(text.replace("HANG_TOLD_S = 40.0", "HANG_TOLD_S = 1.0"))
     run.makepyfile("""
         import asyncio, contextlib, io
 

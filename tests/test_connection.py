@@ -18,9 +18,11 @@ class Progress(Event, kind="plain_progress"):
 
 @pytest.fixture
 def url(sqlite_url: str) -> Iterator[str]:
+    before = set(threading.enumerate())
     yield sqlite_url
     process.close_publishers()
-    assert not [one.name for one in threading.enumerate() if one.name.startswith("runstream")]
+    left = set(threading.enumerate()) - before
+    assert not [one.name for one in left if one.name.startswith("runstream")]
 
 
 def runs(url: str, count: int, workflow: str = "nightly") -> list[str]:

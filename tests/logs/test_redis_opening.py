@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from opened_log import wait_for_removal
 from runstream.conformance.check import collect, ending, notes, subscribe
 from runstream.errors import InvalidURL, LogUnavailable, NotALog, RunstreamError
 from runstream.log import LeaseClaim, Producer
@@ -181,7 +182,7 @@ async def test_the_rights_in_the_documentation_are_enough(redis_server: RedisSer
     told = await asyncio.to_thread(redis_server.call, *command[0].split())
     assert told == "+OK", told
     url = redis_server.url.replace("//", "//stream:PASSWORD@")
-    log = await asyncio.to_thread(opened, f"{url}?retention=1s&require=durable")
+    log = await asyncio.to_thread(opened, f"{url}?require=durable")
     await log.open("root", producer="p", workflow="w", claim=LeaseClaim(60.0))
     await log.open("child", producer=None, workflow="w", parent_run_id="root")
     following = asyncio.ensure_future(collect(subscribe(log, "child")))
@@ -194,4 +195,9 @@ async def test_the_rights_in_the_documentation_are_enough(redis_server: RedisSer
     assert [info.run_id for info in await log.list(status="completed")] == ["child", "root"]
     await log.remove("root")
     assert not await log.list()
+    await log.aclose()
+    log = await asyncio.to_thread(opened, f"{url}?retention=1s")
+    await log.open("old", producer=None, workflow="w")
+    await log.append("old", [ending("old")], final=True)
+    await wait_for_removal(log, "old")
     await log.aclose()

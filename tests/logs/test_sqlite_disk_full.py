@@ -80,8 +80,10 @@ def small_disk(tmp_path: Path) -> Generator[Path | None]:
     if subprocess.run(command, check=False, capture_output=True).returncode != 0:
         yield None
         return
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        yield folder
+    finally:  # (and if a program of a failed test still has it)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_disk_loses_nothing_and_is_told(tmp_path: Path, small_disk: Path | None) -> None:
