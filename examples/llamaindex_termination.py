@@ -47,7 +47,7 @@ class Flaky(Workflow):
 
 
 async def main() -> None:
-    handler = Slow(timeout=0.2).run()
+    handler = Slow(timeout=1.0).run()
     await watch(handler)
     try:
         await handler

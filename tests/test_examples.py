@@ -132,12 +132,12 @@ def test_llamaindex_s_three_steps_stream_their_progress_in_order(run_example: Ra
 @example("llamaindex_termination")
 def test_llamaindex_s_endings_are_in_the_stream_and_then_raised(run_example: Ran) -> None:
     assert [run.status for run in run_example.runs] == ["timed_out", "cancelled", "failed"]
-    assert run_example.records[0][-1].data == {"timeout": 0.2, "active_steps": ["wait"]}
+    assert run_example.records[0][-1].data == {"timeout": 1.0, "active_steps": ["wait"]}
     assert run_example.records[1][-1].data["active_steps"] == ["wait"]
     assert run_example.kinds(2).count("step.retrying") == 2
     end = run_example.records[2][-1].data
     assert (end["step_name"], end["attempts"]) == ("call", 3)
-    assert "Workflow timed out after 0.2s" in run_example.output
+    assert "Workflow timed out after 1.0s" in run_example.output
     assert "Workflow was cancelled" in run_example.output
     assert "Step 'call' failed after 3 attempts" in run_example.output
     assert "raised: the service is down" in run_example.output
