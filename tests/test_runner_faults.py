@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -91,10 +90,12 @@ async def test_a_process_that_is_killed_leaves_a_lost_run(own_log: str, tmp_path
     with subprocess.Popen([sys.executable, program], env=environment) as victim:
         async with connect() as streams:
             handler = streams.handler("victim")
-            async with handler.subscribe(kinds="sign", wait=True) as records:
-                await anext(records)
-            followers = [asyncio.create_task(last_event(handler)) for _ in range(3)]
-            victim.send_signal(signal.SIGKILL)
+            try:
+                async with handler.subscribe(kinds="sign", wait=True) as records:
+                    await anext(records)
+                followers = [asyncio.create_task(last_event(handler)) for _ in range(3)]
+            finally:
+                victim.kill()
             with pytest.raises(RunLost):
                 await handler
             for event in await asyncio.gather(*followers):
