@@ -27,6 +27,8 @@ PORT: Final = 4747
 HOST: Final = "127.0.0.1"
 # Connections at once; each subscriber holds one.
 CONNECTIONS_MAX: Final = 20_000
+# Requests at once over one HTTP/2 connection: a page's tabs have that many streams, a proxy opens another.
+STREAMS_MAX: Final = 200
 # Connections that wait to be accepted while the loop is busy.
 BACKLOG: Final = 2048
 # A request's headers: a hundred filter values fit.
@@ -182,6 +184,7 @@ def _make_server(app: App, listening: Listening) -> Server:
         # whose client vanished would stay for ever.
         http2_settings=HTTP2Settings(
             max_headers_size=HEADER_BYTES_MAX,
+            max_concurrent_streams=STREAMS_MAX,
             keep_alive_interval=int(listening.header_read_s * 1000),
             keep_alive_timeout=ceil(listening.header_read_s),
         ),
