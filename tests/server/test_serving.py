@@ -208,6 +208,21 @@ def test_an_address_of_another_machine_is_said(sqlite_url: str, tmp_path: Path) 
     assert "Traceback" not in ended.stderr
 
 
+def test_it_listens_at_a_name(tmp_path: Path, sqlite_url: str) -> None:
+    with running_server(tmp_path, sqlite_url, "--host", "localhost") as server:
+        assert f"at http://localhost:{server.port} (auth: off" in server.output
+        assert server.call("GET", "/healthz").json == {"live": True, "ready": True}
+
+
+def test_a_name_that_is_none_is_said(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s" * 64)
+    options = ["--host", "a..b", "--jwt-secret", str(tmp_path / "secret")]
+    ended = run_command(sqlite_url, "serve", *options)
+    assert ended.returncode == 2
+    assert "'a..b' has no address" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_without_streaming_events_are_neither_taken_nor_shown(
     tmp_path: Path, sqlite_url: str
 ) -> None:

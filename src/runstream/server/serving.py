@@ -84,13 +84,14 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
     Raises:
         InvalidURL, NotALog, LogUnavailable: the log cannot be used.
         LogUnavailable: the address is taken.
-        InvalidInput: the certificate or its key cannot be used.
+        InvalidInput: the certificate or its key cannot be used, or the host has no address.
     """
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
     try:
+        address = await _resolve(listening.host)
         _check_free(listening)
         _allow_open_files()
         site = await app.start()
@@ -98,7 +99,7 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         if site.workflows.is_empty:  # else there are threads that are not the server's own
             site.intake.crowd = Crowd()
         _calm_collector()
-        server = _granian(app, listening)
+        server = _granian(app, listening, address)
         serving = asyncio.create_task(server.serve())
         stopping = asyncio.create_task(asked_to_stop.wait())
         # It listens after its first step.
@@ -154,23 +155,37 @@ def _check_free(listening: Listening) -> None:
     )
 
 
-def _granian(app: App, listening: Listening) -> Server:
+async def _resolve(host: str) -> str:
+    """The address of a name, of IPv4 if it has one: Granian takes no names.
+
+    Raises InvalidInput: it has none.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InvalidInput(f"{host!r} has no address to listen at: {error}") from None
+    _, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return str(address[0])
+
+
+def _granian(app: App, listening: Listening, address: str) -> Server:
     try:
         key = listening.tls_key
         if key and listening.tls_key_password is None and b"ENCRYPTED" in key.read_bytes():
             # Or the library would ask whoever sits at the terminal, and wait.
             raise InvalidInput(f"the key {key} is encrypted: give one without a passphrase")
-        return _make_server(app, listening)
+        return _make_server(app, listening, address)
     except OSError as error:  # errors of TLS are some
         raise InvalidInput(
             f"the certificate {listening.tls_cert} and its key {listening.tls_key} cannot be used: {error}"
         ) from error
 
 
-def _make_server(app: App, listening: Listening) -> Server:
+def _make_server(app: App, listening: Listening, address: str) -> Server:
     return Server(
         app.requests,
-        address=listening.host,
+        address=address,
         port=listening.port,
         interface=Interfaces.ASGINL,
         websockets=False,
