@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from runstream.conformance import CHECKS, log_factory, run_check, run_checks
 from runstream.conformance.check import (
-    CHECK_S_MAX,
     MANY_RUNS,
     MANY_RUNS_REMOTE,
     REMOTE_CHECK_S_MAX,
@@ -46,7 +45,7 @@ async def test_a_log_keeps_the_promise(check: Check, open_log: OpenLog) -> None:
     # Only a log that lives as long as its process may say that a promise does not apply to it.
     excused = () if open_log.reopens else (NotApplicable,)
     with contextlib.suppress(*excused):
-        async with asyncio.timeout(CHECK_S_MAX):
+        async with asyncio.timeout(REMOTE_CHECK_S_MAX):
             await check.run(open_log)
 
 
@@ -90,7 +89,8 @@ async def test_the_suite_leaves_no_run_of_its_own_running_and_none_of_others_tou
     async with open_log() as log:
         await log.open("mine", producer=None, workflow="nightly")
         before = await log.info("mine")
-        outcomes = [outcome async for outcome in run_checks(open_log)]
+        checked = run_checks(open_log, seconds_max=REMOTE_CHECK_S_MAX)
+        outcomes = [outcome async for outcome in checked]
         assert [(o.name, o.why) for o in outcomes if o.status != "kept"] == []
         assert len(outcomes) == len(CHECKS)
         assert list(await log.list(status="running")) == [before]
@@ -325,7 +325,7 @@ FAULTS: dict[type[MemoryLog], str] = {
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_a_fault_is_noticed_by_its_check(fault: type[MemoryLog]) -> None:
     check = next(check for check in CHECKS if check.name == FAULTS[fault])
-    sound = await run_check(check, Store(MemoryLog()))
+    sound = await run_check(check, Store(MemoryLog()), seconds_max=REMOTE_CHECK_S_MAX)
     assert (sound.status, sound.why) == ("kept", "")
     # What hangs without end is told after a moment; every other check is done long before.
     faulty = await run_check(check, Store(fault()), seconds_max=1.0)
