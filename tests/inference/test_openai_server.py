@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -196,6 +197,25 @@ async def test_what_is_null_or_empty_says_nothing() -> None:
     async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
         _, message = await answer(provider, "Hi")
     assert (message.content, message.usage) == ("Hello", Usage(3, 0))
+
+
+async def test_content_in_parts_is_thought_and_text() -> None:
+    def parts(*found: Mapping[str, object]) -> bytes:
+        return data(json.dumps({"choices": [{"index": 0, "delta": {"content": found}}]}))
+
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+    more = {"type": "thinking", "thinking": [{"type": "text", "text": "."}], "closed": True}
+    reply = stream(
+        parts(thinking),
+        parts(more, {"type": "text", "text": "Hel"}),
+        parts({"type": "reference", "reference_ids": [1]}),
+        chunk("lo"),
+        chunk(finish="stop"),
+        DONE,
+    )
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert (message.reasoning, message.content) == ("Hm.", "Hello")
 
 
 async def test_a_refusal_in_words_is_the_answer() -> None:

@@ -25,8 +25,15 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Part(msgspec.Struct):
+    """Mistral's servers send content in these when the model has reasoned."""
+
+    text: str = ""
+    thinking: list[_Part] | None = None
+
+
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -113,6 +120,9 @@ def _piece(chunk: _Chunk) -> Piece | None:
         return Piece(finish_reason=reason, usage=usage)
     content = delta.content or delta.refusal
     reasoning = delta.reasoning_content or delta.reasoning
+    if isinstance(content, list):
+        reasoning = "".join(thought.text for part in content for thought in part.thinking or ())
+        content = "".join(part.text for part in content)
     calls = tuple(map(_fragment, delta.tool_calls)) if delta.tool_calls else ()
     if content or reasoning or calls or reason or usage:
         return Piece(content, reasoning, calls, reason, usage)
