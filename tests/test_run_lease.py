@@ -68,7 +68,7 @@ def killed(there: subprocess.Popen[str]) -> None:
 
 
 def test_a_run_whose_owner_lives_is_not_taken_over(sqlite_url: str) -> None:
-    with holder(sqlite_url, lease=2.0):
+    with holder(sqlite_url, lease=6.0):
         with pytest.raises(LeaseHeld), start_run("w", url=sqlite_url, run_id="r1"):
             pass
         assert info(sqlite_url, "r1").status == "running"

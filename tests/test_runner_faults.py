@@ -56,7 +56,7 @@ async def test_a_step_that_blocks_its_loop_is_named_and_the_run_ends_all_the_sam
             return StopEvent()
 
     with caplog.at_level(logging.WARNING):
-        handler = Blocking(timeout=0.2, cancel_grace=0.1).run()
+        handler = Blocking(timeout=1.0, cancel_grace=0.1).run()
         threading.Thread(target=follow, args=(handler.run_id,)).start()
         with pytest.raises(RunTimedOut):
             await handler
