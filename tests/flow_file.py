@@ -117,6 +117,7 @@ def plain():
     pass
 
 ready = Report()
+stubborn = Stubborn(cancel_grace=600)
 '''
 
 ALONE = """\

@@ -77,7 +77,7 @@ def test_ctrl_c_cancels_the_run_and_shows_its_end(sqlite_url: str, flow: str) ->
 
 
 def test_ctrl_c_twice_leaves_at_once(sqlite_url: str, flow: str) -> None:
-    with started(sqlite_url, f"{flow}:Stubborn") as process:
+    with started(sqlite_url, f"{flow}:stubborn") as process:
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert process.stderr.readline().startswith("runstream: cancelling the run")

@@ -153,16 +153,23 @@ async def _draw(console: Console, handler: Handler, way: Way) -> None:
 
 
 async def _tell(handler: Handler, way: Way) -> None:
-    """Follow the run in plain lines."""
-    click.echo(f"runstream demo: run {handler.run_id} in {shown_url(way.log_url)}")
-    if way.server is not None:
-        click.echo(f"console: {way.server.console_url(handler.run_id)}")
-        click.echo(f"events:  {_curl(way.server, handler.run_id)}")
+    """Follow the run in plain lines, the first of which say where else it can be followed."""
     lines = PlainLines()
+    is_told = False
     async for record in handler.subscribe():
+        if not is_told:  # now it is there for whoever goes to these addresses at once
+            _tell_where(handler.run_id, way)
+            is_told = True
         line = lines.line(record)
         if line is not None:
             click.echo(line)
+
+
+def _tell_where(run_id: str, way: Way) -> None:
+    click.echo(f"runstream demo: run {run_id} in {shown_url(way.log_url)}")
+    if way.server is not None:
+        click.echo(f"console: {way.server.console_url(run_id)}")
+        click.echo(f"events:  {_curl(way.server, run_id)}")
 
 
 def _curl(server: DemoServer, run_id: str) -> str:
