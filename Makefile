@@ -70,10 +70,12 @@ lock: ## write constraints.txt again from the newest releases
 clean: ## remove what the targets made
 	@rm -rf $(VENV) .bench-venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# The demo needs only the package; the tools are the larger part and wait for who wants them.
+# The demo needs only the package, and for a real model's tokens an engine (34 MB), if there is a wheel of it
+# for this machine; the tools are the larger part and wait for who wants them.
 $(VENV)/.run: $(BIN)/pip pyproject.toml constraints.txt
 	@echo 'Installing runstream into $(VENV) ...'
-	@$(PIP_INSTALL) -e '.[server,http]'
+	@$(PIP_INSTALL) --only-binary xllamacpp -e '.[server,http,llama-cpp]' 2>/dev/null || \
+		$(PIP_INSTALL) -e '.[server,http]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
