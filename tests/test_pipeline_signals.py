@@ -8,6 +8,9 @@ import logging
 import pytest
 
 from runstream import HumanResponseEvent, pipeline, step
+from workflow_runs import own_log
+
+__all__ = ["own_log"]
 
 HANG_S = 30
 

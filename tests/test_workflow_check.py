@@ -16,6 +16,9 @@ from runstream import (
     step,
 )
 from workflow_cases import Counted, First, Second
+from workflow_runs import own_log
+
+__all__ = ["own_log"]
 
 
 class Named(BaseModel):
