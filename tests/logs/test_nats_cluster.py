@@ -142,6 +142,7 @@ async def test_a_killed_leader_loses_and_doubles_nothing(
             await load.grow(50)
             await load.end()
         # Whoever leads by now knows the same, and so does who has none of it in memory.
+        await asyncio.to_thread(nats_cluster.wait_leaders)
         async with opened(nats_cluster.url) as anew:
             for load in loads:
                 stored = await read_all(anew, load.run)
@@ -164,6 +165,7 @@ async def test_a_crash_of_all_servers_takes_nothing_but_what_was_trimmed_and_rem
         await log.append(kept, notes(kept, [20]))
         await asyncio.to_thread(nats_cluster.kill)
         await asyncio.to_thread(nats_cluster.start)
+        await asyncio.to_thread(nats_cluster.wait_leaders)
         async with opened(nats_cluster.url) as anew:
             assert numbers_of(await read_all(anew, kept)) == list(range(21))
             assert numbers_of(await read_all(anew, trimmed, after=15)) == list(range(15, 20))
