@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 RUNSTREAM = (sys.executable, "-m", "runstream")
 # A guard against hanging, far beyond what any of these takes.
-PROCESS_S_MAX = 60
+PROCESS_S_MAX = 120
 
 
 def environment(url: str, **more: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from runstream import (
 )
 from runstream.log import RunInfo
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any, Self
 from server_process import ServerProcess
 
 # A guard against hanging; a frame takes milliseconds.
-FRAME_S_MAX = 30.0
+FRAME_S_MAX = 90.0
 
 CONTROLS = {":", "stream.cursor", "stream.end", "stream.error", "stream.gap"}
 

@@ -67,14 +67,14 @@ def test_plain_code_follows_while_a_thread_publishes(url: str) -> None:
 
     worker = threading.Thread(target=work)
     worker.start()
-    assert entered.wait(20)
+    assert entered.wait(60)
     with connect(url) as streams:
         seen = [
             r.data["done"]
             for r in streams.subscribe(names[0], kinds="plain_progress")
             if r.data.get("done") is not None
         ]
-    worker.join(20)
+    worker.join(60)
 
     assert seen == list(range(2000))
 

@@ -130,7 +130,7 @@ def test_the_commands_that_it_prints_follow_it_again(sqlite_url: str) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         ).stdout
         for line in text.splitlines()
         if line.startswith("  ") and " -m runstream " in line and " serve" not in line
@@ -151,7 +151,7 @@ def test_the_python_that_it_prints_follows_it_again(sqlite_url: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     assert f"{len(result.stdout.splitlines())} records are stored" in text
 
@@ -167,7 +167,7 @@ def test_it_runs_through_a_server_whose_events_curl_can_follow(sqlite_url: str) 
         _, console, events = (demo.stdout.readline() for _ in range(3))
         page = urllib.request.urlopen(console.split()[1].partition("#")[0]).read()
         curl = shlex.split(events.removeprefix("events:"))
-        said = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=60).stdout
+        said = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120).stdout
         rest = demo.stdout.read()
     assert b"<title>Runstream</title>" in page
     assert "event: run.completed" in said

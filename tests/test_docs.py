@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 
 # Documentation that takes longer than this to try is not for reading along.
-PAGE_S_MAX = 60
+PAGE_S_MAX = 120
 
 _FENCE = re.compile(r"^[ ]*(`{3,})([^`\n]*)\n(.*?)^[ ]*\1[ ]*$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!--\s*not run:?\s*(.*?)\s*-->\s*\Z", re.DOTALL)

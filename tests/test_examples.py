@@ -44,7 +44,7 @@ def run_example(tmp_path: Path, request: pytest.FixtureRequest) -> Ran:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -55,7 +55,7 @@ async def test_awaiting_a_handler_gives_the_result(streams: Streams, sqlite_url:
 
 
 async def test_awaiting_a_running_run_waits_for_its_end(streams: Streams, sqlite_url: str) -> None:
-    async with asyncio.timeout(20), start_run("nightly", url=sqlite_url) as run:
+    async with asyncio.timeout(60), start_run("nightly", url=sqlite_url) as run:
         waiting = asyncio.ensure_future(streams.handler(run.run_id).result())
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -156,7 +156,7 @@ async def test_a_lost_run_ends_whoever_awaits_it(streams: Streams) -> None:
     claim = LeaseClaim(lease_s=0.1)
     await streams.log.open("doomed", producer="dead", workflow="nightly", claim=claim)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(RunLost):
             await streams.handler("doomed")
 

@@ -53,7 +53,7 @@ async def kept(log: Log, run_id: str) -> tuple[int, int]:
 
 
 async def until_removed(log: Log, run_id: str, keeper: Keeper) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             await keeper.round()
             try:
@@ -145,7 +145,7 @@ async def test_records_that_are_too_old_go(log: Log) -> None:
 async def test_the_oldest_record_is_read_again_only_when_its_time_has_come(log: Log) -> None:
     await write(log, "r", [note("r", 1, age_s=9.99), note("r", 2)])
     keeper = Keeper(log, Retention(age=10))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while await kept(log, "r") != (2, 2):
             await keeper.round()
             await asyncio.sleep(0.005)
@@ -238,14 +238,14 @@ async def test_what_is_dropped_goes_in_steps_and_a_reader_meanwhile_gets_gaps_on
             await asyncio.sleep(0)
 
     following = asyncio.create_task(follow())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not seen:
             await asyncio.sleep(0)
     await keeper.round()
     assert sum(steps) == count - 10
     assert max(steps) <= STEP_RECORDS
     await log.append("r", [make_draft("r", "run.completed", {})], final=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await following
     assert seen == sorted(set(seen))
     assert seen[-11:] == list(range(count - 9, count + 2))
@@ -266,7 +266,7 @@ async def test_runs_that_are_gone_are_forgotten(log: Log) -> None:
 async def test_keeping_ends_with_the_log() -> None:
     log = MemoryLog()
     await log.aclose()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await Keeper(log, Retention(records=1)).keep()
 
 
@@ -309,7 +309,7 @@ async def test_a_round_that_fails_is_told_and_the_next_one_goes_on(
     log = Failing()
     await write(log, "r", 5)
     keeping = asyncio.create_task(Keeper(log, Retention(records=2)).keep())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while await kept(log, "r") != (4, 5):
             await asyncio.sleep(0.005)
     keeping.cancel()

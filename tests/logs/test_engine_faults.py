@@ -32,7 +32,7 @@ from services.log_engine import LogEngine
 from services.proxy import Proxy, proxy_to
 
 # No honest wait of a test comes near it.
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from runstream.log import LeaseClaim, Log, Producer
 from services.log_engine import LogEngine
 from services.proxy import proxy_to
 
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 TICK_S = 0.05
 
 # Appends batch after batch, each numbered from its own 0, as soon as it hears a line.

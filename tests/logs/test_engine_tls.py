@@ -21,7 +21,7 @@ from services.redis import RedisServer, running_redis
 async def write_and_follow(url: str) -> None:
     """All connections of a log are used: those that write, read, and wake."""
     log = await asyncio.to_thread(open_log, url)
-    async with asyncio.timeout(60.0):
+    async with asyncio.timeout(120.0):
         await log.open("r", producer=None, workflow="w")
         await log.append("r", notes("r", [0]))
         subscription = subscribe(log, "r")

@@ -24,7 +24,7 @@ from scripted_server import Line, Request, ScriptedServer, answer, problem, scri
 PRODUCER = Producer("p", 0, 1)
 # Of a request here.
 RECORDS = 3
-TEST_S_MAX = 30.0
+TEST_S_MAX = 90.0
 
 Handle = Callable[["Store", int, Line], Awaitable[None]]
 

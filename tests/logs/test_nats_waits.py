@@ -12,7 +12,7 @@ from services.nats import NatsServer
 from services.proxy import proxy_to
 
 # A guard against hanging.
-HANG_S = 60.0
+HANG_S = 120.0
 
 
 @pytest.mark.parametrize("is_root", [True, False], ids=["root", "child"])

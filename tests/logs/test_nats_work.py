@@ -26,7 +26,7 @@ from runstream.log import Log, Producer
 from runstream.logs import nats
 
 # A guard against hanging.
-HANG_S: Final = 60.0
+HANG_S: Final = 120.0
 
 
 async def test_streams_that_are_forgotten_while_they_work_lose_and_double_nothing(

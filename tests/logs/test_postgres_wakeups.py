@@ -18,7 +18,7 @@ from services.postgres import PostgresServer
 from services.proxy import proxy_to
 
 # A guard against hanging.
-HANG_S = 60
+HANG_S = 120.0
 RUN = "run-1"
 
 

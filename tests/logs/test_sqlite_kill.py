@@ -169,7 +169,7 @@ async def kill_writers(path: Path, kills: int, seed: int) -> None:
         while (words := await nursery.next())[0] != "gone":
             pass
         assert words[1] == "0"
-        await asyncio.wait_for(following, 60)
+        await asyncio.wait_for(following, 120)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -26,7 +26,7 @@ from runstream.subscription import Subscription
 pytestmark = pytest.mark.allow_blocking
 
 # No honest wait comes near it.
-HANG_S = 60.0
+HANG_S = 120.0
 # Of all that is written, what others may write between two records of one writer. (On a slow disk one of two
 # that took no turns was seen to starve for 4.8 s.)
 STARVED_SHARE = 0.9

@@ -47,7 +47,7 @@ async def is_gone(log: Log, run_id: str) -> bool:
 
 
 async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not await condition():
             await asyncio.sleep(0.01)
 
@@ -93,7 +93,7 @@ async def test_a_removed_id_begins_anew_with_another_generation(tmp_path: Path) 
     else:
         pytest.fail("waiting for news returns again and again without any")
     await other.append("r", [make_draft("r", "token", {})])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await waiting
     await log.aclose()
     await other.aclose()
