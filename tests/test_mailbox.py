@@ -10,6 +10,10 @@ class Letter(Event):
     text: str = ""
 
 
+class Numbered(Event, kind="Letter"):
+    text: int
+
+
 def waiter() -> Waiter:
     return Waiter(Letter, {})
 
@@ -45,3 +49,23 @@ def test_an_event_that_was_given_to_one_who_goes_is_another_s() -> None:
     assert mailbox.offer(letter)
     mailbox.withdraw(gone)
     assert other.arrived.result(0) is letter
+
+
+def test_what_came_before_anybody_said_which_class_of_its_kind_is_meant_is_read_as_that_one() -> (
+    None
+):
+    def namesake() -> type[Event]:
+        class Letter(Event):  # the newest of its kind
+            number: int = 0
+
+        return Letter
+
+    mailbox, wanted = Mailbox(), Waiter(Letter, {"text": "a"})
+    for text in ("b", "a"):
+        mailbox.keep(namesake().model_validate({"text": text}))
+    mailbox.wait(wanted)
+    assert wanted.arrived.result(0) == Letter(text="a")
+    assert type(wanted.arrived.result(0)) is Letter
+    unreadable = Waiter(Numbered, {})
+    mailbox.wait(unreadable)
+    assert not unreadable.arrived.done()

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from .events import Event
 
 # Events that nobody has asked for yet. They come from people and other programs, so they are few.
@@ -34,6 +36,18 @@ class Waiter:
             getattr(event, name, None) == value for name, value in self.requirements.items()
         )
 
+    def read(self, event: Event) -> Event | None:
+        """An event that came before anybody had said which class of its kind is meant, and so is of the
+        newest one, as what is waited for; None if it is not that.
+        """
+        ours = self.event_type
+        if not isinstance(event, ours) and type(event).__event_kind__ == ours.__event_kind__:
+            try:
+                event = ours.model_validate(event.model_dump(exclude_unset=True))
+            except ValidationError:
+                return None
+        return event if self.accepts(event) else None
+
 
 class Mailbox:
     """Waiters, oldest first, and kept events, oldest first. Safe for any thread."""
@@ -47,9 +61,10 @@ class Mailbox:
         """Have `waiter.arrived` get the first matching event, of those that are kept or to come."""
         with self._lock:
             for at, event in enumerate(self._kept):
-                if waiter.accepts(event):
+                found = waiter.read(event)
+                if found is not None:
                     del self._kept[at]
-                    waiter.arrived.set_result(event)
+                    waiter.arrived.set_result(found)
                     return
             self._waiters.append(waiter)
 
