@@ -22,7 +22,7 @@ FACES = {FACE, "inference"}
 # Modules import from lower layers, and public names from their own. `x/*` is the package x whole.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("events", "patch", "payload", "record", "retry", "time_span"),
+    ("events", "json_text", "patch", "payload", "record", "retry", "time_span"),
     (
         "admission",
         "api",

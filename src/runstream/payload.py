@@ -17,6 +17,7 @@ import msgspec
 from pydantic import BaseModel
 
 from .errors import InvalidPayload, PayloadTooLarge
+from .json_text import check_json, is_deeper
 
 # One record. Larger things belong in an object store, with a reference in the stream; the limit is that of
 # the services that we are compared with, so payloads can move between them.
@@ -54,7 +55,6 @@ def _plain(value: object) -> object:
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
-_decode = msgspec.json.Decoder().decode
 
 
 def encode_payload(payload: Any, *, size_bytes_max: int = RECORD_SIZE_BYTES_MAX) -> bytes:
@@ -166,12 +166,12 @@ def _checked(value: object, raw: bytes, size_bytes_max: int) -> bytes:
     try:
         # The encoder's own text is sound, but `msgspec.Raw` inside a value is copied unseen, and our events
         # write NaN for this to find. What can be decoded here can be decoded anywhere.
-        decoded = _decode(raw)
+        check_json(raw)
     except _NOT_JSON as error:
         _refuse_non_finite(value)  # which is the clearer thing to say
         raise _not_json(error) from error
-    if len(raw) > 2 * NESTING_MAX and raw.count(b"[") + raw.count(b"{") > NESTING_MAX:
-        _refuse_too_deep(decoded, NESTING_MAX)
+    if is_deeper(raw, NESTING_MAX):
+        raise _too_deep(NESTING_MAX)
     if raw.find(b"null") >= 0:
         _refuse_non_finite(value)
     if raw.find(b"\n") >= 0 or raw.find(b"\r") >= 0:
@@ -185,8 +185,8 @@ def check_inside(raw: bytes, *, levels: int) -> bytes:
     Raises InvalidPayload.
     """
     nesting_max = NESTING_MAX - levels
-    if len(raw) > 2 * nesting_max and raw.count(b"[") + raw.count(b"{") > nesting_max:
-        _refuse_too_deep(_decode(raw), nesting_max)
+    if is_deeper(raw, nesting_max):
+        raise _too_deep(nesting_max)
     return raw
 
 
@@ -255,21 +255,10 @@ def _not_json(error: Exception) -> InvalidPayload:
     return InvalidPayload(f"the payload is not JSON: {reason}")
 
 
-def _refuse_too_deep(decoded: Any, nesting_max: int) -> None:
-    """Look at the value level by level; the leaves are left behind at once."""
-    level: list[Any] = [decoded]
-    for _ in range(nesting_max):
-        inner = [value for outer in level for value in _values(outer)]
-        level = [value for value in inner if value.__class__ is dict or value.__class__ is list]
-        if not level:
-            return
-    raise InvalidPayload(
+def _too_deep(nesting_max: int) -> InvalidPayload:
+    return InvalidPayload(
         f"the payload is nested more than {nesting_max} levels deep, which not every reader can follow"
     )
-
-
-def _values(outer: Any) -> Iterable[Any]:
-    return outer.values() if outer.__class__ is dict else outer
 
 
 def _refuse_non_finite(payload: object) -> None:

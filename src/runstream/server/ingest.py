@@ -6,12 +6,12 @@ is stored byte for byte as it came.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from ..api import JSON, AppendedEvents, ProducerBody
 from ..errors import Forbidden, InvalidInput, LeaseHeld, RequestTooLarge
 from ..events import check_name
+from ..json_text import alike, is_deeper, may_hold_huge_number
 from ..log import Producer
 from ..payload import NESTING_MAX, RECORD_SIZE_BYTES_MAX, encode_payload
 from ..record import DROPPED, INDEX_MAX, Draft, check_index, check_run_id, now_us
@@ -29,6 +30,10 @@ from .site import Site
 
 # Of the kinds of runs' own lifecycle, what anyone who may write to a run may send: requests to it.
 REQUESTS: Final = frozenset({"run.signal", "run.cancel_requested"})
+# Payloads are looked at closely so many bytes at a time: some milliseconds, if they hold what takes longest.
+SLICE_BYTES: Final = 16 * 1024
+# A larger one alone may hold the loop for longer than a subscriber should notice, so a thread looks at it.
+LARGE_BYTES: Final = 128 * 1024
 # Different names that are remembered as checked: more than a server meets in a minute, a few MB at most.
 NAMES_KNOWN_MAX: Final = 4096
 
@@ -56,9 +61,6 @@ class _Append(msgspec.Struct, forbid_unknown_fields=True):
     final: bool = False
 
 
-_Check: TypeAlias = Callable[[msgspec.Raw], msgspec.Raw]
-
-
 class _Dropped(msgspec.Struct):
     """The payload of a `stream.dropped`, as far as it is counted."""
 
@@ -70,16 +72,6 @@ _DROPPED: Final = msgspec.json.Decoder(_Dropped)
 _encode: Final = msgspec.json.Encoder().encode
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
-# A JSON text cannot be nested deeper than half its bytes.
-_SHALLOW_BYTES: Final = 2 * NESTING_MAX
-# What a body is searched for, alike: all digits (so that a number with an exponent of three digits is found
-# by one search), both line breaks, both brackets that open.
-_ALIKE: Final = bytes.maketrans(b"123456789+E\r[", b"0000000000e\n{")
-# What may come before a number in JSON, alike; and how far back its beginning is looked for.
-_BEFORE_NUMBERS: Final = frozenset((b":", b",", b"{", b" ", b"\t"))
-_NUMBER_BYTES: Final = 64
-# With an exponent of less than three digits only so long a number can be one that floats cannot hold.
-_LONG_NUMBER: Final = b"0" * 200
 
 
 async def append_events(
@@ -95,7 +87,8 @@ async def append_events(
             f"a request has at most {site.options.events_max} events, not {len(events)}"
         )
     producer = _producer(asked.producer, len(events))
-    drafts = _drafts(run_id, events, _check_for(body, len(events)))
+    await _check_payloads(body, events)
+    drafts = _drafts(run_id, events)
     relatives = {event.run_id for event in events} - {None, run_id}
     if relatives:
         await _require_family(site, principal, run_id, relatives)
@@ -121,39 +114,36 @@ def _producer(sender: ProducerBody | None, count: int) -> Producer | None:
     return Producer(check_name(sender.id, "producer id"), sender.epoch, sender.number)
 
 
-def _check_for(body: bytes, count: int) -> _Check | None:
-    """What the payloads in a body must go through beyond the decoder's own checks.
+async def _check_payloads(body: bytes, events: list[_Event]) -> None:
+    """What payloads must go through beyond the decoder's own checks.
 
     Line breaks, numbers that floats cannot hold, deep nesting and large records are looked for in the
-    whole body at once, and most have none of them. Looking closer for nothing does no harm.
+    whole body at once, and most have none of them. Else each payload is looked at, some at a time: others are
+    served meanwhile.
+
+    Raises InvalidPayload, PayloadTooLarge.
     """
-    alike = body.translate(_ALIKE)
-    if b"\n" in alike or len(body) > RECORD_SIZE_BYTES_MAX:
-        return _checked
-    if _LONG_NUMBER in alike or _may_hold_huge_number(alike):
-        return _checked
+    found = alike(body)
+    odd = b"\n" in found or may_hold_huge_number(found)
     # Each event opens an object of its own, whatever its payload is.
-    if alike.count(b"{") - count > NESTING_MAX:
-        return _checked_if_deep
-    return None
+    brackets = found.count(b"{") - len(events)
+    if not odd and brackets <= NESTING_MAX and len(body) <= RECORD_SIZE_BYTES_MAX:
+        return
+    size_bytes = 0
+    for event in events:
+        raw = bytes(event.data)
+        if len(raw) > LARGE_BYTES:
+            raw = await asyncio.to_thread(encode_payload, raw)
+        elif odd or is_deeper(raw, NESTING_MAX):
+            raw = encode_payload(raw)  # in one line
+        event.data = msgspec.Raw(raw)
+        size_bytes += len(raw)
+        if size_bytes >= SLICE_BYTES:
+            size_bytes = 0
+            await asyncio.sleep(0)
 
 
-def _may_hold_huge_number(alike: bytes) -> bool:
-    """Whether there is one with an exponent of three digits, or what looks so in a text.
-
-    Within ids of hexadecimal digits much looks so; but a number stands behind a
-    mark that no id has before it.
-    """
-    at = alike.find(b"0e000")
-    while at >= 0:
-        before = alike[max(0, at - _NUMBER_BYTES) : at].rstrip(b"0.").removesuffix(b"-")
-        if not before or before[-1:] in _BEFORE_NUMBERS:
-            return True
-        at = alike.find(b"0e000", at + 1)
-    return False
-
-
-def _drafts(run_id: str, events: list[_Event], check: _Check | None) -> list[Draft]:
+def _drafts(run_id: str, events: list[_Event]) -> list[Draft]:
     now = now_us()
     drafts: list[Draft] = []
     for event in events:
@@ -178,7 +168,7 @@ def _drafts(run_id: str, events: list[_Event], check: _Check | None) -> list[Dra
                 now if when is None else (when - _EPOCH) // _US,
                 run_id if child is None else _check_run_id(child),
                 kind,
-                event.data if check is None else check(event.data),
+                event.data,
                 topic,
                 step,
                 step_run_id,
@@ -188,17 +178,6 @@ def _drafts(run_id: str, events: list[_Event], check: _Check | None) -> list[Dra
             )
         )
     return drafts
-
-
-def _checked(data: msgspec.Raw) -> msgspec.Raw:
-    """The payload as it may be stored: in one line. Raises InvalidPayload, PayloadTooLarge."""
-    return msgspec.Raw(encode_payload(bytes(data)))
-
-
-def _checked_if_deep(data: msgspec.Raw) -> msgspec.Raw:
-    raw = bytes(data)
-    deep = len(raw) > _SHALLOW_BYTES and raw.count(b"{") + raw.count(b"[") > NESTING_MAX
-    return _checked(data) if deep else data
 
 
 def _dropped(events: list[_Event]) -> int:
