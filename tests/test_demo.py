@@ -8,12 +8,16 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
 from command_process import environment, run_command, run_in_terminal
-from runstream import Record, RunCancelled, connect, process
+from runstream import Record, RunCancelled, connect, process, start_run
+from runstream.cli import demo_server
 from runstream.demo import NOTES, STORIES, Demo
+from server_process import ServerProcess
+from services.engine import free_port
 
 TALES = {generation: " ".join(story) for generation, story in STORIES.items()}
 SIGNS = ("flashes", "bells")
@@ -174,6 +178,19 @@ def test_it_runs_through_a_server_whose_events_curl_can_follow(sqlite_url: str) 
     assert said.count("\nevent: token\n") > 50
     assert "records are stored" in rest
     assert demo.returncode == 0
+
+
+def test_a_demo_whose_port_another_server_has_just_taken_has_a_server_of_its_own(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = iter([server.port, free_port()])
+    # As if both had looked for a free one at the same moment.
+    monkeypatch.setattr(demo_server, "_free_port", lambda: next(ports))
+    log = f"sqlite:{tmp_path}/demo.db"
+    with demo_server.DemoServer(log) as own, start_run("w", run_id="mine", url=own.url):
+        assert own.url != server.url
+    with connect(log) as streams:
+        assert [run.run_id for run in streams.list_runs()] == ["mine"]
 
 
 def test_without_a_server_it_writes_straight_into_the_log(sqlite_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from .options import Problem
 
 # Where people expect it; if that is taken, any free one.
 PORT: Final = 4747
+# What a server says whose port another program has.
+PORT_TAKEN: Final = "the port is in use"
+# Of what it says; it begins with what matters.
+SAID_BYTES_MAX: Final = 64 * 1024
 # Until it listens; loading it takes a second.
 START_S_MAX: Final = 30.0
 # It drains its subscribers, and has none by then.
@@ -33,10 +38,8 @@ class DemoServer:
     """A server over `log_url` on this machine; started and stopped with the block. `url` is its own."""
 
     def __init__(self, log_url: str) -> None:
-        self._port = _free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._command = [sys.executable, "-m", "runstream", "serve", "--url", log_url]
-        self._command += ["--port", str(self._port)]
+        self._log_url = log_url
+        self.url = ""
 
     def console_url(self, run_id: str) -> str:
         """Where a browser sees the run."""
@@ -47,17 +50,15 @@ class DemoServer:
         return f"{self.url}/v1/runs/{run_id}/events"
 
     def __enter__(self) -> Self:
-        # What it says is shown only if it cannot start. (In a group of its own: Ctrl-C is for the demo.)
+        # What it says is shown only if it cannot start.
         self._said = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(  # noqa: S603 - this very program
-            self._command, stdout=self._said, stderr=self._said, start_new_session=True
-        )
-        deadline = time.monotonic() + START_S_MAX
-        while not _answers(self._port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._stop()
-                raise Problem(self._complaint(), LOG_UNUSABLE)
-            time.sleep(0.02)
+        # (Another demo may have begun at the same moment, and have the port now that was free.)
+        if not self._start(_free_port()) and not (
+            PORT_TAKEN in self._complaint() and self._start(_free_port())
+        ):
+            problem = Problem(self._complaint(), LOG_UNUSABLE)
+            self._said.close()
+            raise problem
         return self
 
     def __exit__(
@@ -69,6 +70,26 @@ class DemoServer:
         self._stop()
         self._said.close()
 
+    def _start(self, port: int) -> bool:
+        """Whether it listens there now."""
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "runstream", "serve", "--url", self._log_url]
+        # (In a group of its own: Ctrl-C is for the demo.)
+        self._process = subprocess.Popen(  # noqa: S603 - this very program
+            [*command, "--port", str(port)],
+            stdout=self._said,
+            stderr=self._said,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_S_MAX
+        # (It says so itself: whoever else answers there serves another log.)
+        while f" at {self.url} (" not in self._output():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._stop()
+                return False
+            time.sleep(0.02)
+        return True
+
     def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -77,9 +98,12 @@ class DemoServer:
             self._process.kill()
             self._process.wait()
 
+    def _output(self) -> str:
+        # (Not by seeking: the server goes on writing where the file stands.)
+        return os.pread(self._said.fileno(), SAID_BYTES_MAX, 0).decode(errors="replace")
+
     def _complaint(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        lines = self._output().strip().splitlines()
         return (lines or ["the server did not start"])[-1].removeprefix("runstream: ")
 
 
@@ -91,11 +115,3 @@ def _free_port() -> int:
         except OSError:
             continue
     raise Problem("no port is free on this machine", LOG_UNUSABLE)
-
-
-def _answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
