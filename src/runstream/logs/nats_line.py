@@ -82,6 +82,8 @@ class Line:
         self._inbox = f"_INBOX.{secrets.token_hex(12)}"
         self._asked = 0
         self._open: dict[str, asyncio.Future[Msg]] = {}
+        # When somebody was last answered by who stores a stream.
+        self._answered_at: dict[str, float] = {}
 
     @property
     def payload_bytes_max(self) -> int:
@@ -404,12 +406,17 @@ class Line:
         while time.monotonic() < deadline:
             await self._connected(deadline)
             try:
-                return await self._request(subject, data, answer_s=ASK_AGAIN_S)
+                message = await self._request(subject, data, answer_s=ASK_AGAIN_S)
             except (Unsure, TimeoutError, nats.errors.NoRespondersError):
-                # Where there is no such stream nobody answers; this tells.
-                await self.api(f"STREAM.INFO.{stream}")
+                # Where there is no such stream nobody answers; this tells. (Among a thousand callers a
+                # server is slow, and asking it even more makes it slower.)
+                if self._answered_at.get(stream, 0.0) < time.monotonic() - ASK_AGAIN_S:
+                    await self.api(f"STREAM.INFO.{stream}")
             except (nats.errors.Error, OSError) as error:
                 raise self._unavailable(error) from error
+            else:
+                self._answered_at[stream] = time.monotonic()
+                return message
         raise self.patience.over()
 
     async def _get_of_leader(self, stream: str, body: dict[str, Any]) -> Stored | None:
