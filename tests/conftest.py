@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -126,8 +127,8 @@ class _Heart(threading.Thread):
 
 
 class _Starts:
-    """When threads of this process have waited for one that they started to get a CPU: only then does a start
-    return. An executor's lock is held meanwhile, for which others wait too.
+    """When threads of this process have waited for a thread or a process that they started to get a CPU: only
+    then does a start return. An executor's lock is held meanwhile, for which others wait too.
 
     Safe for any thread, and without a lock: a process that is forked meanwhile would find it taken.
     """
@@ -178,8 +179,8 @@ def _locked_out_s(before: bytes, after: bytes) -> float:
 def watch_event_loops() -> Generator[list[str]]:
     """Collect one line for each callback that held any event loop of this process for too long.
 
-    Time spent waiting for a CPU or the interpreter's lock, for the first step of a new thread, or stopped by
-    the garbage collector, is not the callback's.
+    Time spent waiting for a CPU or the interpreter's lock, for the first step of a new thread or process, or
+    stopped by the garbage collector, is not the callback's.
     """
     heart, starts = _heart(), _Starts()
     blocked: list[str] = []
@@ -197,6 +198,12 @@ def watch_event_loops() -> Generator[list[str]]:
     def start_timed(thread: threading.Thread) -> None:
         with starts.timed():
             start_thread(thread)
+
+    start_process: Any = vars(subprocess.Popen)["_execute_child"]
+
+    def start_process_timed(*args: Any) -> None:
+        with starts.timed():
+            start_process(*args)
 
     run_handle: Any = vars(asyncio.Handle)["_run"]
 
@@ -226,6 +233,7 @@ def watch_event_loops() -> Generator[list[str]]:
         cpu_wait = _CpuWait(files)
         patch.setattr(asyncio.Handle, "_run", run_watched)
         patch.setattr(threading.Thread, "start", start_timed)
+        patch.setattr(subprocess.Popen, "_execute_child", start_process_timed)
         ending.callback(gc.callbacks.remove, on_collection)
         gc.callbacks.append(on_collection)
         yield blocked

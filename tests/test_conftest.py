@@ -214,6 +214,25 @@ def test_waiting_for_another_threads_new_thread_to_get_a_cpu_does_not_count(
     run.runpytest_subprocess().assert_outcomes(passed=1)
 
 
+def test_waiting_for_a_new_process_to_begin_does_not_count(run: pytest.Pytester) -> None:
+    run.makepyfile("""
+        import subprocess, sys, time
+        import pytest
+
+        @pytest.fixture
+        def started():
+            processes = []
+            yield processes
+            for process in processes:
+                process.wait()
+
+        async def test_starts_a_process(started):
+            slow = [sys.executable, "-c", ""]
+            started.append(subprocess.Popen(slow, preexec_fn=lambda: time.sleep(0.4)))
+    """)
+    run.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_of_a_test_that_takes_long_it_is_told_what_each_task_waits_for(
     run: pytest.Pytester,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -47,47 +47,50 @@ async def test_a_stream_that_was_trimmed_to_nothing_still_knows_its_producers(
 
 
 async def test_the_first_run_of_all_survives_when_it_is_trimmed_before_its_first_record(
-    tmp_path: Path,
+    nats_server: NatsServer,
 ) -> None:
-    with running_nats(tmp_path) as server:
-        async with opened(server.url) as log:
-            await log.open("r", producer=None, workflow="w")
-            await log.trim("r", through=5)
-            await log.append("r", notes("r", [1]))
-        async with opened(server.url) as log:
-            assert numbers_of(await read_all(log, "r")) == [1]
+    async with opened(nats_server.url) as log:
+        await log.open("r", producer=None, workflow="w")
+        await log.trim("r", through=5)
+        await log.append("r", notes("r", [1]))
+    async with opened(nats_server.url) as log:
+        assert numbers_of(await read_all(log, "r")) == [1]
 
 
-async def test_a_stream_of_very_many_producers_and_children_outgrows_one_message(
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def small_nats(tmp_path: Path) -> Generator[NatsServer]:
+    """It takes small messages only."""
     options = tmp_path / "nats.conf"
     options.write_text("max_payload: 65536\n", encoding="utf-8")
     with running_nats(tmp_path, "-c", str(options)) as server:
-        names = [f"{number:0>100}" for number in range(600)]
-        async with opened(server.url) as log:
-            await log.open("r", producer=None, workflow="w")
-            for name in names:
-                child = log.open(name, producer=None, workflow="w", parent_run_id="r")
-                batch = notes("r", [int(name)])
-                await asyncio.gather(child, log.append("r", batch, producer=Producer(name, 0, 1)))
-            await log.trim("r", through=5)
-        async with opened(server.url) as log:
-            for name in names[::50]:
-                batch = notes("r", [int(name)])
-                again = await log.append("r", batch, producer=Producer(name, 0, 1))
-                assert again.duplicates == 1
-                assert (await log.info(name)).root_run_id == "r"
-            assert (await log.info("r")).last_seq == len(names)
-            blob = [*await asyncio.to_thread(notes, "r", range(4000)), ending("r")]
-            await log.append("r", blob, final=True)
-            await log.trim("r", through=len(names))
-        async with opened(server.url) as log:
-            page = await read_all(log, "r", after=len(names))
-            assert numbers_of([draft for draft in page if draft.kind == "note"]) == list(
-                range(4000)
-            )
-            assert page[-1].kind == "run.completed"
+        yield server
+
+
+async def test_a_stream_of_very_many_producers_and_children_outgrows_one_message(
+    small_nats: NatsServer,
+) -> None:
+    names = [f"{number:0>100}" for number in range(600)]
+    async with opened(small_nats.url) as log:
+        await log.open("r", producer=None, workflow="w")
+        for name in names:
+            child = log.open(name, producer=None, workflow="w", parent_run_id="r")
+            batch = notes("r", [int(name)])
+            await asyncio.gather(child, log.append("r", batch, producer=Producer(name, 0, 1)))
+        await log.trim("r", through=5)
+    async with opened(small_nats.url) as log:
+        for name in names[::50]:
+            batch = notes("r", [int(name)])
+            again = await log.append("r", batch, producer=Producer(name, 0, 1))
+            assert again.duplicates == 1
+            assert (await log.info(name)).root_run_id == "r"
+        assert (await log.info("r")).last_seq == len(names)
+        blob = [*await asyncio.to_thread(notes, "r", range(4000)), ending("r")]
+        await log.append("r", blob, final=True)
+        await log.trim("r", through=len(names))
+    async with opened(small_nats.url) as log:
+        page = await read_all(log, "r", after=len(names))
+        assert numbers_of([draft for draft in page if draft.kind == "note"]) == list(range(4000))
+        assert page[-1].kind == "run.completed"
 
 
 async def test_a_run_that_another_process_removed_is_begun_again_for_everybody(
@@ -160,22 +163,28 @@ async def test_a_run_whose_opener_died_half_way_is_passed_over_until_it_is_opene
         assert {info.run_id for info in await log.list()} == {"other", "half"}
 
 
+@pytest.fixture
+def open_nats(tmp_path: Path) -> Generator[NatsServer]:
+    """It writes down what it is asked."""
+    with running_nats(tmp_path, "-V") as server:
+        yield server
+
+
 async def test_one_server_is_not_asked_in_the_way_that_can_crash_it_while_streams_are_made(
-    tmp_path: Path,
+    open_nats: NatsServer,
 ) -> None:
     """nats-server 2.9.10 does so in a moment that no test can wait for."""
-    with running_nats(tmp_path, "-V") as server:  # it writes down what it is asked
-        async with opened(server.url) as log, opened(server.url) as other:
-            for one in (log, other):
-                await one.open("r", producer="p", workflow="w")
-                await one.open("child", producer=None, workflow="w", parent_run_id="r")
-                await one.append("r", [*notes("r", [1]), ending("r")], final=True)
-                assert numbers_of((await read_all(other, "r"))[:1]) == [1]
-                assert await log.list()
-                await one.remove("r")
-                await asyncio.to_thread(server.drop_streams)
-                with pytest.raises(RunNotFound):
-                    await other.info("r")
-        asked = server.output
+    async with opened(open_nats.url) as log, opened(open_nats.url) as other:
+        for one in (log, other):
+            await one.open("r", producer="p", workflow="w")
+            await one.open("child", producer=None, workflow="w", parent_run_id="r")
+            await one.append("r", [*notes("r", [1]), ending("r")], final=True)
+            assert numbers_of((await read_all(other, "r"))[:1]) == [1]
+            assert await log.list()
+            await one.remove("r")
+            await asyncio.to_thread(open_nats.drop_streams)
+            with pytest.raises(RunNotFound):
+                await other.info("r")
+    asked = open_nats.output
     assert "$JS.API.DIRECT.GET." in asked
     assert "$JS.API.STREAM.MSG.GET." not in asked
