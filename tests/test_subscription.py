@@ -26,7 +26,7 @@ from runstream.logs import open_log
 from runstream.record import Draft, Record, make_draft
 from runstream.start import make_start
 from runstream.streams import Streams
-from runstream.subscription import Subscription
+from runstream.subscription import SLICE_BYTES, Subscription
 
 RUN = "run-1"
 
@@ -373,3 +373,27 @@ async def test_who_waits_for_a_run_waits_for_its_log_too_once_it_has_answered(lo
     restarted.looks = 1
     with pytest.raises(LogUnavailable):
         await collect(Streams(cast(Log, restarted)).subscribe("later", wait=True))
+
+
+async def test_between_large_records_others_have_their_turn(log: Log) -> None:
+    count = 20
+    await log.append(
+        RUN, [make_draft(RUN, "table", {"rows": [[n]] * SLICE_BYTES}) for n in range(count)]
+    )
+    await end(log)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(take_turns())
+    seen: list[int] = []
+    async for record in Streams(log).subscribe(RUN, kinds="table"):
+        if not record.is_terminal:
+            seen.append(turns)
+            assert len(record.data["rows"]) == SLICE_BYTES
+    others.cancel()
+    assert len(set(seen)) == count

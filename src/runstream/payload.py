@@ -270,15 +270,18 @@ def _refuse_non_finite(payload: object) -> None:
             if not math.isfinite(value):
                 raise InvalidPayload(f"{value} is not JSON: publish null or text instead")
         elif not isinstance(value, (str, bytes, int)):
-            waiting.extend(_parts(value))
+            # (Of what is most of a large payload, none is looked at one by one.)
+            waiting += [part for part in _parts(value) if part.__class__ not in _HARMLESS]
 
 
 def _parts(value: object) -> Iterable[object]:
     """What of a value is encoded inside of it."""
-    if isinstance(value, Mapping):
-        return cast("Mapping[object, object]", value).values()
     if isinstance(value, (list, tuple, set, frozenset)):
         return cast("Iterable[object]", value)
+    if isinstance(
+        value, (dict, Mapping)
+    ):  # (the look at the first of them is much the quicker one)
+        return cast("Mapping[object, object]", value).values()
     if isinstance(value, BaseModel):
         # Its own view of itself: with computed fields, without excluded ones; NaN is still NaN here.
         return (value.model_dump(),)

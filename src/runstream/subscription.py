@@ -51,6 +51,12 @@ from .start import Start
 PAUSES: Final = Retry(attempts=20, delay=0.05, max_delay=2.0)
 # A log that fails so often in a row deserves a line in the program's log.
 FAILURES_TOLD: Final = 3
+# Of large records so many bytes are handed out in a row: to decode them takes some milliseconds, whatever
+# they hold.
+SLICE_BYTES: Final = 64 * 1024
+# Those of a page are large if a few of them are, on average: to weigh each would cost small ones too much.
+LARGE_BYTES: Final = 1024
+SAMPLE_MAX: Final = 16
 
 logger = logging.getLogger(__name__)
 
@@ -262,5 +268,20 @@ class Subscription:
 async def _flatten(subscription: Subscription) -> AsyncGenerator[Record, None]:
     async with aclosing(subscription.pages()) as pages:
         async for page in pages:
+            sample = page[:: len(page) // SAMPLE_MAX + 1]
+            if sum(map(_size_bytes, sample)) < LARGE_BYTES * len(sample):
+                for record in page:
+                    yield record
+                continue
+            size_bytes = 0
             for record in page:
                 yield record
+                # To decode it may have taken its time, and others want their turn.
+                size_bytes += _size_bytes(record)
+                if size_bytes >= SLICE_BYTES:
+                    size_bytes = 0
+                    await asyncio.sleep(0)
+
+
+def _size_bytes(record: Record) -> int:
+    return len(record.draft.data)
