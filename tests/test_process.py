@@ -23,6 +23,7 @@ PATIENCE_S = 30.0
 
 @pytest.fixture(autouse=True)
 def closed_publishers() -> Generator[None]:
+    process.close_publishers()  # those of a test before these, if it has left any
     yield
     process.close_publishers()
 
