@@ -279,6 +279,19 @@ def test_when_it_stops_who_waits_is_answered_and_what_is_sent_is_stored(
         assert len(list(streams.subscribe("r", follow=False))) == 500
 
 
+def test_a_request_that_does_not_end_is_told_once_and_given_up(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(
+            b"PUT /v1/runs/r HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"expect: 100-continue\r\ncontent-length: 10\r\n\r\n"
+        )
+        assert read_exactly(line, len(CONTINUE)) == CONTINUE
+        server.stop()
+        assert server.returncode == 0
+        assert server.output.count("requests that did not end in time: 1") == 1
+        assert "Traceback" not in server.output
+
+
 def ready(server: ServerProcess) -> bool:
     try:
         return server.call("GET", "/healthz").status == 200

@@ -116,14 +116,16 @@ class App:
         """
         if self._site is None:
             return True
-        if not self._site.stopping.is_set():
+        is_first = not self._site.stopping.is_set()
+        if is_first:
             self._site.stopping.set()
             self._drain_until = asyncio.get_running_loop().time() + self._options.drain_s
         try:
             async with asyncio.timeout_at(self._drain_until):
                 await self._idle.wait()
         except TimeoutError:
-            logger.warning("%d requests did not end in time", self._active)
+            if is_first:
+                logger.warning("requests that did not end in time: %d", self._active)
             return False
         return True
 
@@ -175,9 +177,7 @@ class App:
         parts: dict[str, str] = {}
         span = None if self._tracing is None else self._tracing.begin(scope)
 
-        is_http_2 = scope.get("http_version") == "2" and scope["method"] in {"POST", "PUT"}
-        body = Body(receive) if is_http_2 else None
-
+        body = _http_2_body(scope, receive)
         try:
             route, parts = self._router.find(scope)
             pattern = route.pattern
@@ -186,12 +186,12 @@ class App:
             )
             if rest is not None:
                 await rest
+        except asyncio.CancelledError:
+            # It did not end in time, and is given up: `drain` has told.
+            if not (site.owns_scopes and site.stopping.is_set()):
+                raise
         except Exception as error:
-            problem = problem_for(error)[0]
-            if problem.code == INTERNAL:
-                logger.exception("%s %s failed", scope["method"], pattern)
-            elif problem.detail == UNAVAILABLE:
-                self._tell_trouble(error)
+            self._tell_operator(error, scope["method"], pattern)
             if noting.status:
                 raise
             if body is not None:
@@ -208,10 +208,13 @@ class App:
             if span is not None:
                 span.end(pattern, parts.get(RUN_ID), status)
 
-    def _tell_trouble(self, error: Exception) -> None:
-        """Tell the operator what callers are not told; not for each of them."""
+    def _tell_operator(self, error: Exception, method: str, pattern: str) -> None:
+        """What callers are not told: a mistake of ours, and (not for each of them) that the log is away."""
+        problem = problem_for(error)[0]
         now = time.monotonic()
-        if now >= self._trouble_at:
+        if problem.code == INTERNAL:
+            logger.error("%s %s failed", method, pattern, exc_info=error)
+        elif problem.detail == UNAVAILABLE and now >= self._trouble_at:
             self._trouble_at = now + TROUBLE_S
             logger.warning("the log cannot be used: %s", error)
 
@@ -277,6 +280,11 @@ def create_app(
         chores=(watch_leases, enforce_retention),
         routes=ROUTES,
     )
+
+
+def _http_2_body(scope: Scope, receive: Receive) -> Body | None:
+    has_one = scope.get("http_version") == "2" and scope["method"] in {"POST", "PUT"}
+    return Body(receive) if has_one else None
 
 
 async def _answer_cold(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from granian.constants import Interfaces
 from granian.http import HTTP1Settings, HTTP2Settings
@@ -113,12 +113,20 @@ async def serve(app: App, listening: Listening, on_ready: Callable[[], None]) ->
         await app.drain()
         server.stop()  # type: ignore[no-untyped-call] # Granian's
         await asyncio.wait({serving}, timeout=CLOSE_S)
+        if not serving.done():
+            loop.set_exception_handler(_without_late_ends)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
     finally:
         await app.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _without_late_ends(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Requests that were given up end when the loop does; Granian then tells a future that is cancelled."""
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        loop.default_exception_handler(context)
 
 
 def _calm_collector() -> None:
