@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from server_process import server, shared_server
 from services.log_engine import engine, engine_url
@@ -46,12 +45,6 @@ __all__ = [
     "server",
     "shared_server",
 ]
-
-# An example that takes long says something of the machine and its other work, nothing of what it tries.
-settings.register_profile(
-    "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("any machine")
 
 # At 20 frames a second a pause is seen; everything here that may take longer belongs in a thread.
 LOOP_BLOCKED_S_MAX = 0.05
