@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runstream.engine import Plan, RunState
+from runstream.run_state import Plan, RunState
 from runstream.ticks import (
     ClearTimer,
     Command,

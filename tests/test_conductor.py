@@ -10,8 +10,8 @@ from concurrent.futures import Future
 import pytest
 
 from runstream.conductor import SUBMITTED_MIN, Conductor
-from runstream.engine import Plan
 from runstream.portal import Portal
+from runstream.run_state import Plan
 from runstream.step_future import StepFuture
 from small_outbox import outbox
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engine_runs import BOOM, shown, state_of
-from runstream.engine import Plan, RunState, reduce
+from runstream.engine import reduce
 from runstream.retry import Retry
+from runstream.run_state import Plan, RunState
 from runstream.ticks import (
     Begun,
     BodyFailed,

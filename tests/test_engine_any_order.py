@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_runs import BOOM, shown, state_of
-from runstream.engine import RunState, reduce
+from runstream.engine import reduce
 from runstream.record import TERMINAL_KINDS
 from runstream.retry import Retry
+from runstream.run_state import RunState
 from runstream.ticks import (
     Begun,
     BodyFailed,

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "problem",
         "retention",
         "room",
+        "run_state",
         "settings",
         "signature",
         "sse",

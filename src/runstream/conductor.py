@@ -21,11 +21,12 @@ import msgspec
 
 from . import process
 from .context import Outlet, UnitOfWork
-from .engine import Plan, RunState, reduce
+from .engine import reduce
 from .errors import RunCancelled, RunEnded, RunstreamError
 from .payload import exception_payload
 from .portal import Portal
 from .record import Draft, now_us
+from .run_state import Plan, RunState
 from .step_future import StepFuture
 from .ticks import (
     Called,

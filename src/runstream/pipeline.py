@@ -12,12 +12,12 @@ from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from .attempt import HALTING, Attempt
-from .engine import Plan
 from .errors import InvalidInput
 from .events import Event, check_name
 from .handler import Handler
 from .launch import launch_in_loop, launch_in_thread, make_runner
 from .payload import exception_payload, result_fields
+from .run_state import Plan
 from .runner import Runner
 from .ticks import Begun, BodyFailed, BodyFinished, BodyHalted, Work
 from .workflow import CANCEL_GRACE_S

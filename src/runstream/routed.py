@@ -15,12 +15,12 @@ from . import process
 from .attempt import HALTING, Attempt
 from .collector import Collector
 from .context import Scope, current_scope
-from .engine import Plan
 from .errors import InvalidInput
 from .events import Event, InputRequiredEvent, StopEvent
 from .graph import Graph, RoutedStep
 from .mailbox import Mailbox
 from .payload import result_fields
+from .run_state import Plan
 from .runner import Runner
 from .state_store import FreeState, StateStore
 from .ticks import Begun, CancelAsked, Finished, Halted, Sent, Work

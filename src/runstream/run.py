@@ -16,7 +16,6 @@ from .attempt import Attempt
 from .child_outlet import ChildOutlet
 from .conductor import Conductor
 from .context import Control, Outlet, Scope, current_scope
-from .engine import Plan
 from .errors import InvalidInput, LeaseHeld
 from .events import check_name
 from .lease import LeaseObserver
@@ -27,6 +26,7 @@ from .payload import encode_payload, exception_payload
 from .publisher import Publisher, new_producer_id
 from .record import Draft, check_run_id, now_us
 from .retention import Retention, check_retention
+from .run_state import Plan
 from .settings import Overflow
 
 # Looks at a lease that somebody else holds, within the lease's time.

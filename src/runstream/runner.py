@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from .attempt import Attempt
 from .conductor import Conductor
 from .context import Control, Outlet, Scope, current_scope
-from .engine import Plan
 from .errors import (
     LeaseLost,
     ProducerFenced,
@@ -40,6 +39,7 @@ from .payload import cut_text
 from .publisher import Publisher
 from .record import Draft, Record, now_us
 from .run import Run
+from .run_state import Plan
 from .start import make_start
 from .subscription import Subscription
 from .ticks import CancelAsked, End, Work

@@ -10,10 +10,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from contextlib import AbstractContextManager
 from types import CoroutineType
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from starlette.types import Send
 
@@ -28,6 +28,7 @@ from .access import Principal
 from .answers import NO_STORE, Noting, problem_for
 from .batches import Batches, Chunk, View
 from .followers import Followers
+from .rest import Rest
 from .shared_reader import SharedReader
 
 # Between two looks at whether a token still holds.
@@ -43,20 +44,6 @@ EndReason = Literal["ended", "caught_up", "removed"]
 _DONE: Final = object()
 
 logger = logging.getLogger(__name__)
-
-
-class Rest:
-    """What is left of an awaitable that was begun elsewhere and has to wait."""
-
-    __slots__ = ("_first", "_steps")
-
-    def __init__(self, first: Any, steps: Generator[Any, Any, None]) -> None:
-        self._first = first
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield self._first
-        yield from self._steps
 
 
 class StreamFollower:
