@@ -64,6 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("engine", "keeper", "logs/*", "outbox", "publisher", "record_queue", "subscription"),
     (
+        "attachment",
         "attempt",
         "conductor",
         "conformance/*",

@@ -1,5 +1,6 @@
 """Runstream: live, durable, ordered, resumable event streams out of running Python code."""
 
+from .attachment import attach
 from .connection import Connection, connect
 from .errors import (
     InvalidInput,
@@ -33,7 +34,7 @@ from .publishing import bind, drain, flush, publish, publisher_stats, run_enviro
 from .record import Record
 from .retention import Retention
 from .retry import Retry
-from .run import attach, start_run
+from .run import start_run
 from .step import Step, step
 from .step_future import StepFuture
 from .streams import Streams

@@ -3,6 +3,9 @@
 `put` costs a microsecond and never touches the log. What the queue cannot take is blocked, dropped or
 refused as the policy says; a drop is marked at its place in the stream. Every record gets the producer's
 next number when it is taken, and a batch that may not have arrived is taken again, unchanged.
+
+Both sides are in this one file, because they share a lock and a queue, and what one may do without the lock
+depends on what the other does.
 """
 
 from __future__ import annotations

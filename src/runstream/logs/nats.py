@@ -3,6 +3,8 @@
 Each run's stream is a subject; each message of it is stored only behind the one that its writer has seen,
 so numbers are dense and zombies are fenced without a lock. One connection for a process, however many
 streams are written and followed.
+
+The file is as long as the contract: each of its verbs is here twice, for any loop and in the log's own.
 """
 
 from __future__ import annotations

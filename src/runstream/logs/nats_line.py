@@ -1,6 +1,7 @@
 """The line to NATS: one connection, and the few requests of JetStream that a log needs.
 
-Whatever goes wrong becomes an error of ours.
+Whatever goes wrong becomes an error of ours. Connection and requests are in this one file, because a
+request shares the connection's deadline, and its losses.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from ..errors import LogUnavailable, RunstreamError
 from ..log import Page, ProducerState, RunInfo
 from ..record import Cursor, Draft
 from .nats_chain import Chain, decode_change
+from .nats_decisions import Decision, answer, awaited, decide_all
 from .nats_line import FETCHED_MAX, Line, Stored
 from .nats_pages import FETCHED_MIN, Pages
 from .nats_refusals import StreamGone, Unsure
@@ -26,7 +27,6 @@ from .nats_subjects import Subjects
 
 # Decisions in one message: what waits while one is on its way.
 DECISIONS_MAX: Final = 1000
-RECORDS_MAX: Final = 1000
 # Another process may be faster; after so many times the stream is too busy for us.
 TRIES_MAX: Final = 200
 # Of a message: headers, the state of the root, and JSON's own marks.
@@ -42,13 +42,6 @@ T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 _decode_state = msgspec.json.Decoder(tuple[dict[str, Run], dict[str, ProducerState]]).decode
-
-
-class Decision(msgspec.Struct):
-    """What a caller wants of the stream, and who waits for the outcome."""
-
-    decide: Callable[[Pending], Any]
-    done: asyncio.Future[Any]
 
 
 class Stream:
@@ -101,7 +94,7 @@ class Stream:
         """Every decision of the batch gets its outcome."""
         try:
             left = batch
-            while left := _awaited(left):
+            while left := awaited(left):
                 left = await self._commit(left)
         except RunstreamError as error:
             for one in batch:
@@ -124,7 +117,7 @@ class Stream:
         self._seen = ""
         for _ in range(TRIES_MAX):
             pending = Pending(self.state, self.root_run_id)
-            outcomes, left = _decide_all(pending, batch)
+            outcomes, left = decide_all(pending, batch)
             refused = any(isinstance(outcome, RunstreamError) for _, outcome in outcomes)
             if (refused or not pending.is_changed) and not is_fresh:
                 # Only the newest state may say no.
@@ -132,14 +125,14 @@ class Stream:
                 is_fresh = True
                 continue
             if not pending.is_changed:
-                _answer(outcomes)
+                answer(outcomes)
                 return left
             change = pending.change(CHANGES_BYTES_MAX)
             sent[change.nonce] = outcomes, left
             self._sent.add(change.nonce)
             try:
                 if await self._store(change):
-                    _answer(outcomes)
+                    answer(outcomes)
                     return left
             except Unsure:
                 pass
@@ -150,7 +143,7 @@ class Stream:
             if self._seen:
                 # It was stored, only its answer was lost.
                 outcomes, left = sent[self._seen]
-                _answer(outcomes)
+                answer(outcomes)
                 return left
             is_fresh = not self._line.is_replicated
         raise LogUnavailable(f"stream {self.root_run_id!r} is written by too many others at once")
@@ -382,34 +375,3 @@ class Stream:
         await self._line.purge(
             self._subjects.name, self._subjects.parts(self.root_run_id), before=parts
         )
-
-
-def _awaited(batch: list[Decision]) -> list[Decision]:
-    """Without those of callers who have given up: they may have been told that nothing was stored."""
-    return [one for one in batch if not one.done.done()]
-
-
-def _decide_all(
-    pending: Pending, batch: list[Decision]
-) -> tuple[list[tuple[Decision, Any]], list[Decision]]:
-    """The outcome of each decision that goes into this change, and the decisions for the next one."""
-    outcomes: list[tuple[Decision, Any]] = []
-    batch = _awaited(batch)
-    for number, decision in enumerate(batch):
-        if outcomes and len(pending.drafts) >= RECORDS_MAX:
-            return outcomes, batch[number:]
-        try:
-            outcomes.append((decision, decision.decide(pending)))
-        except RunstreamError as error:
-            outcomes.append((decision, error))
-    return outcomes, []
-
-
-def _answer(outcomes: list[tuple[Decision, Any]]) -> None:
-    for decision, outcome in outcomes:
-        if decision.done.done():
-            continue
-        if isinstance(outcome, RunstreamError):
-            decision.done.set_exception(outcome)
-        else:
-            decision.done.set_result(outcome)

@@ -1,7 +1,8 @@
 """The Lua scripts of the Redis log: each is one atomic step in one stream, or in the index of runs.
 
 A script decides only whether a call can go ahead; if not it answers with what is stored, and the same
-functions as in every other log (`admission`) make the error of it.
+functions as in every other log (`admission`) make the error of it. All are in this one file, because they
+share what the keys hold and, of a stream, their first lines.
 
 Keys of a stream (all in one hash slot; docs/redis.md lists them):
   H  a hash: generation g, first seq f, last seq l, server b that wrote last, server x at which it was
