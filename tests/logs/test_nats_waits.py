@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
+from opened_log import opened
 from runstream.conformance.check import new_name
+from runstream.errors import LogUnavailable
 from runstream.logs import open_log
 from services.nats import NatsServer
 from services.proxy import proxy_to
@@ -55,3 +58,24 @@ async def test_a_run_that_is_opened_while_somebody_waits_for_it_ends_the_wait(
         await waiting
         for one in (log, other):
             await one.aclose()
+
+
+async def test_connections_that_are_lost_while_they_are_made_are_closed(
+    nats_server: NatsServer,
+) -> None:
+    """(What is left open is a warning, which fails a test.)"""
+    async with (
+        asyncio.timeout(HANG_S),
+        proxy_to(nats_server.port) as proxy,
+        opened(nats_server.url_at(proxy.port)) as log,
+    ):
+        await log.open("r", producer=None, workflow="w")
+        proxy.refuse()
+        accepted = proxy.accepted
+        while proxy.accepted < accepted + 3:
+            await asyncio.sleep(0.01)
+        proxy.accept()
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                assert (await log.info("r")).run_id == "r"
+                break

@@ -136,6 +136,11 @@ class Line:
 
     async def _note_error(self, error: Exception) -> None:
         """(Later on each caller is told by its own call.)"""
+        if not self._client.is_connected:
+            # The client lets go of a connection that did not come about, and leaves it open.
+            transport = self._client._transport  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nobody else has it
+            if transport is not None:
+                transport.close()  # type: ignore[no-untyped-call]
         if self._is_connecting:
             self._said = _words(error)
             if "authorization" in self._said.lower() or "authentication" in self._said.lower():
