@@ -218,6 +218,32 @@ async def test_content_in_parts_is_thought_and_text() -> None:
     assert (message.reasoning, message.content) == ("Hm.", "Hello")
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+async def test_a_server_that_does_not_stream_answers_whole(indent: int | None) -> None:
+    call = {"id": "a", "function": {"name": "weather", "arguments": "{}"}}
+    told = {
+        "role": "assistant",
+        "content": "Hello",
+        "reasoning_content": "Hm",
+        "tool_calls": [call],
+    }
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    choice = {"index": 0, "message": told, "finish_reason": "tool_calls"}
+    body = json.dumps({"choices": [choice], "usage": usage}, indent=indent).encode()
+    reply = stream(b"\n", body[:20], body[20:])
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        _, message = await answer(provider, "Hi")
+    assert (message.reasoning, message.content, message.usage) == ("Hm", "Hello", Usage(3, 2))
+    assert [call.name for call in message.tool_calls] == ["weather"]
+
+
+async def test_an_error_that_is_no_event_is_told_in_its_words() -> None:
+    reply = stream(chunk("Hel"), b'{"error": {"message": "out of memory"}}\n')
+    async with scripted_server(reply) as server, provider_of(server.base_url) as provider:
+        with pytest.raises(InferenceFailed, match="out of memory"):
+            await answer(provider, "Hi")
+
+
 async def test_a_refusal_in_words_is_the_answer() -> None:
     reply = stream(chunk(refusal="I can't."), chunk(finish="stop"), DONE)
     async with scripted_server(reply) as server, provider_of(server.base_url) as provider:

@@ -43,6 +43,8 @@ class _Delta(msgspec.Struct):
 class _Choice(msgspec.Struct):
     index: int | None = None
     delta: _Delta | None = None
+    # In place of the delta, where a server does not stream.
+    message: _Delta | None = None
     finish_reason: str | None = None
 
 
@@ -115,7 +117,8 @@ def _piece(chunk: _Chunk) -> Piece | None:
     choice = next((one for one in chunk.choices or () if not one.index), None)
     if choice is None:
         return None if usage is None else Piece(usage=usage)
-    delta, reason = choice.delta, choice.finish_reason or None  # some say "" until the end
+    delta = choice.delta or choice.message
+    reason = choice.finish_reason or None  # some say "" until the end
     if delta is None:
         return Piece(finish_reason=reason, usage=usage)
     content = delta.content or delta.refusal

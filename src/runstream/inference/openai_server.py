@@ -180,17 +180,30 @@ def _client(**options: Any) -> Any:
 
 
 async def _data(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """The `data:` lines of a Server-Sent Events stream; others, and empty ones, say nothing here."""
+    """The data of a Server-Sent Events stream, line by line; other lines, and empty ones, say nothing here.
+
+    JSON that is no event is the last: the whole answer of a server that does not stream, or its error.
+    """
     rest = b""
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()):
-                yield data
+        rest += chunk
+        if not _is_json(rest):
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                if data := _data_of(line):
+                    yield data
         if len(rest) > LINE_BYTES_MAX:
             raise InferenceFailed(f"the server sent a line of more than {LINE_BYTES_MAX} bytes")
-    if rest.startswith(b"data:") and (data := rest[5:].strip()):
+    if data := rest if _is_json(rest) else _data_of(rest):
         yield data
+
+
+def _is_json(text: bytes) -> bool:
+    return text.lstrip().startswith(b"{")
+
+
+def _data_of(line: bytes) -> bytes:
+    return line[5:].strip() if line.startswith(b"data:") else b""
 
 
 def _failed(error: Exception) -> InferenceFailed:
