@@ -28,7 +28,7 @@ from .access import Principal
 from .answers import NO_STORE, Noting, problem_for
 from .batches import Batches, Chunk, View
 from .followers import Followers
-from .rest import Rest
+from .remainder import Remainder
 from .shared_reader import SharedReader
 
 # Between two looks at whether a token still holds.
@@ -55,7 +55,7 @@ class StreamFollower:
 
     __slots__ = (
         "_busy", "_direct", "_due", "_followers", "_generation", "_heartbeat_s", "_info", "_leaving",
-        "_parked", "_principal", "_reader", "_rest", "_seen", "_send", "_sent", "_seq", "_spoke_at",
+        "_parked", "_principal", "_reader", "_remainder", "_seen", "_send", "_sent", "_seq", "_spoke_at",
         "_stalled_s_max", "_started", "_stop", "_task", "_told", "_valid_at", "_wake", "cut_reason", "view",
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ class StreamFollower:
         self._parked = False
         self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._direct = False
-        self._rest: Rest | None = None
+        self._remainder: Remainder | None = None
         self._leaving: RunstreamError | None = None
         self._started = False
         # What the clock sees: writes begun, whether one is under way, and what it saw before.
@@ -143,7 +143,7 @@ class StreamFollower:
         self._seq = chunk.through
         if first is _DONE:
             return True
-        self._rest = Rest(first, steps)
+        self._remainder = Remainder(first, steps)
         self._busy = True
         self._followers.metrics.delivered(chunk.records, len(chunk.body))
         self.ring()
@@ -308,9 +308,9 @@ class StreamFollower:
 
     async def _finish_write(self) -> None:
         """What the reader began to write meanwhile has to wait: for the client, most likely."""
-        if self._rest is not None:
-            rest, self._rest = self._rest, None
-            await rest
+        if self._remainder is not None:
+            remainder, self._remainder = self._remainder, None
+            await remainder
             self._busy = False
 
     # --- what it says ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 
-class Rest:
+class Remainder:
     """What is left of an awaitable that was begun elsewhere and has to wait."""
 
     __slots__ = ("_first", "_steps")
