@@ -278,9 +278,7 @@ def _parts(value: object) -> Iterable[object]:
     """What of a value is encoded inside of it."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return cast("Iterable[object]", value)
-    if isinstance(
-        value, (dict, Mapping)
-    ):  # (the look at the first of them is much the quicker one)
+    if isinstance(value, (dict, Mapping)):  # (whether it is a dict is seen much sooner)
         return cast("Mapping[object, object]", value).values()
     if isinstance(value, BaseModel):
         # Its own view of itself: with computed fields, without excluded ones; NaN is still NaN here.
