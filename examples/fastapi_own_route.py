@@ -27,9 +27,8 @@ async def follow_chat(
         except RunNotFound:
             raise HTTPException(404, "no such chat") from None
     if chat.is_done() and last_event_id == newest:
-        return Response(
-            status_code=204
-        )  # nothing is left; any other answer would be asked for again
+        # Nothing is left, which ends an EventSource: it asks again after any other answer.
+        return Response(status_code=204)
 
     async def frames() -> AsyncIterator[bytes]:
         async with connect() as streams:
